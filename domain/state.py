@@ -1,0 +1,28 @@
+"""Which state is folded from which category of streams: the one table for the executor."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from domain import chat, message, receipt, user
+from domain.event import Event, Place
+from domain.ids import StreamId, category
+
+
+class Aggregate(NamedTuple):
+    """How to fold a category: `last_event_suffices` allows to read only a stream's end."""
+
+    initial: Any
+    evolve: Callable[[Any, Event, Place], Any]
+    last_event_suffices: bool = False
+
+
+AGGREGATES: dict[str, Aggregate] = {
+    "user": Aggregate(user.User(), user.evolve),
+    "chat": Aggregate(chat.Chat(), chat.evolve),
+    "message": Aggregate(message.Message(), message.evolve),
+    "receipt": Aggregate(receipt.Receipt(), receipt.evolve, last_event_suffices=True),
+}
+
+
+def aggregate_of(stream: StreamId) -> Aggregate:
+    return AGGREGATES[category(stream)]

@@ -1,0 +1,69 @@
+"""A user: account, profile and password, folded from the stream `user-ID`.
+
+Everything personal is sealed with the profile key, so that destroying the key erases it.
+Rules: data-model.md, entity 1.
+"""
+
+from typing import ClassVar, assert_never
+
+import msgspec
+
+from domain.event import Event, Place, ProfileText
+from domain.ids import StreamId, UserId, user_stream
+
+
+class UserEvent(Event, frozen=True, kw_only=True):
+    user_id: UserId
+
+    @property
+    def stream(self) -> StreamId:
+        return user_stream(self.user_id)
+
+
+class UserRegistered(UserEvent, frozen=True, kw_only=True):
+    type: ClassVar[str] = "user_registered"
+    founds_keys: ClassVar[bool] = True
+    username: ProfileText
+    display_name: ProfileText
+    password_hash: ProfileText
+
+
+class ProfileUpdated(UserEvent, frozen=True, kw_only=True):
+    """The profile as it is from now on; a null display name shows the username."""
+
+    type: ClassVar[str] = "profile_updated"
+    display_name: ProfileText
+    avatar_url: ProfileText
+
+
+class PasswordChanged(UserEvent, frozen=True, kw_only=True):
+    type: ClassVar[str] = "password_changed"
+    password_hash: ProfileText
+
+
+class User(msgspec.Struct, frozen=True):
+    exists: bool = False
+    registration: UserRegistered | None = None
+    display_name: str | None = None
+    avatar_url: str | None = None
+    password_hash: str | None = None
+
+
+def evolve(user: User, event: Event, place: Place) -> User:
+    assert isinstance(event, UserRegistered | ProfileUpdated | PasswordChanged), event
+    match event:
+        case UserRegistered():
+            return User(
+                exists=True,
+                registration=event,
+                display_name=event.display_name,
+                password_hash=event.password_hash,
+            )
+        case ProfileUpdated():
+            return msgspec.structs.replace(
+                user, display_name=event.display_name, avatar_url=event.avatar_url
+            )
+        case PasswordChanged():
+            return msgspec.structs.replace(user, password_hash=event.password_hash)
+        case _:
+            assert_never(event)
