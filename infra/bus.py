@@ -1,0 +1,155 @@
+"""NATS for every process: hints that may be lost, and JetStream's copy of the log.
+
+A bus connects in the background and for ever; while NATS is away hints go nowhere and
+JetStream calls raise Unavailable. Nobody's correctness rests on it: the log is in PostgreSQL.
+
+Hints: `messenger.head` after each commit, `messenger.projected.NAME` after each batch of a
+projection (payload: the position), `messenger.sessions` when sessions ended.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import DiscardPolicy, StorageType, StreamConfig
+from nats.js.errors import NotFoundError
+
+from infra.errors import Unavailable
+
+HEAD = "messenger.head"
+PROJECTED = "messenger.projected"
+SESSIONS = "messenger.sessions"
+
+EVENT_SUBJECTS = "event.>"
+RETAINED_EVENTS = 1_000_000
+RETAINED_BYTES = 4 * 1024**3
+RETAINED_SECONDS = 30 * 24 * 3600
+CONNECT_TIMEOUT_SECONDS = 2
+RECONNECT_SECONDS = 0.25
+REQUEST_TIMEOUT_SECONDS = 3.0
+CLOSE_TIMEOUT_SECONDS = 1.0
+PENDING_BYTES = 1024 * 1024
+
+# What nats-py raises when the server is away or answers no.
+BUS_ERRORS = (NatsError, OSError, asyncio.TimeoutError)
+
+Callback = Callable[[Msg], Awaitable[None]]
+
+
+def stream_name(epoch: int) -> str:
+    return f"EVENT_LOG_{epoch}"
+
+
+class Bus:
+    """`async with Bus(url, name=…)`; `listen` before or after it is connected."""
+
+    def __init__(self, url: str, *, name: str) -> None:
+        self._url = url
+        self._name = name
+        self._client: Client | None = None
+        self._callbacks: list[tuple[str, Callback]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "Bus":
+        self._connecting = asyncio.create_task(self._connect(), name="bus")
+        # Usually it is there: begin connected, but never wait long for it.
+        await asyncio.wait([self._connecting], timeout=CONNECT_TIMEOUT_SECONDS)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._connecting.cancel()
+        if self._client is not None:
+            try:
+                await asyncio.wait_for(self._client.close(), CLOSE_TIMEOUT_SECONDS)
+            except BUS_ERRORS:
+                pass
+
+    @property
+    def connected(self) -> bool:
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def client(self) -> Client:
+        """Raises Unavailable while NATS is away."""
+        if self._client is None or not self._client.is_connected:
+            raise Unavailable("NATS does not answer")
+        return self._client
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        """Raises Unavailable while NATS is away."""
+        return self.client.jetstream(timeout=REQUEST_TIMEOUT_SECONDS)
+
+    def hint(self, subject: str, payload: bytes = b"") -> None:
+        """Never raises, never waits, may be lost."""
+        if self.connected:
+            task = asyncio.create_task(self._publish(subject, payload))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def listen(self, subject: str, callback: Callback) -> None:
+        """Calls back for each hint, over reconnects too."""
+        self._callbacks.append((subject, callback))
+        if self._client is not None:
+            await self._client.subscribe(subject, cb=callback)
+
+    async def last_sequence(self, stream: str) -> int | None:
+        """None if there is no such stream. Raises Unavailable."""
+        try:
+            return (await self.jetstream.stream_info(stream)).state.last_seq
+        except NotFoundError:
+            return None
+        except BUS_ERRORS as error:
+            raise Unavailable(f"JetStream does not answer: {error}") from error
+
+    async def create_stream(self, stream: str, *, first_sequence: int) -> None:
+        """Raises Unavailable."""
+        config = StreamConfig(
+            name=stream,
+            subjects=[EVENT_SUBJECTS],
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.OLD,
+            max_msgs=RETAINED_EVENTS,
+            max_bytes=RETAINED_BYTES,
+            max_age=RETAINED_SECONDS,
+            allow_direct=True,
+            first_seq=first_sequence,
+        )
+        try:
+            await self.jetstream.add_stream(config)
+        except BUS_ERRORS as error:
+            raise Unavailable(f"JetStream does not make {stream}: {error}") from error
+
+    async def _publish(self, subject: str, payload: bytes) -> None:
+        try:
+            await self.client.publish(subject, payload)
+        except (*BUS_ERRORS, Unavailable):
+            pass
+
+    async def _connect(self) -> None:
+        while self._client is None:
+            try:
+                client = await nats.connect(
+                    self._url,
+                    name=f"messenger {self._name}",
+                    connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                    reconnect_time_wait=RECONNECT_SECONDS,
+                    max_reconnect_attempts=-1,
+                    allow_reconnect=True,
+                    error_cb=_ignore,
+                    pending_size=PENDING_BYTES,
+                )
+            except BUS_ERRORS:
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            for subject, callback in self._callbacks:
+                await client.subscribe(subject, cb=callback)
+            self._client = client
+
+
+async def _ignore(error: Exception) -> None:
+    """nats-py prints to stderr by default; what matters shows where the call fails."""

@@ -1,0 +1,107 @@
+"""Events to JSON and back, sealing and opening the fields that are marked `Sealed`.
+
+A sealed field is the base64 of nonce, AES-GCM ciphertext and tag, bound to its event type,
+field and stream, so that it can't be moved to another event. Opened without its key it is
+None. Decoding knows every type and schema version ever written (tests/golden/events).
+"""
+
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
+from typing import Any, NamedTuple, get_type_hints
+
+import msgspec
+
+from domain import EVENTS
+from domain.event import Event, Sealed
+from infra.errors import LogError
+from infra.keyring import NONCE_BYTES, KeyId, Keyring
+
+
+class _Shape(NamedTuple):
+    """What the codec knows of an event type."""
+
+    event: type[Event]
+    decoder: msgspec.json.Decoder[Event]
+    fields: tuple[str, ...]
+    sealed: tuple[tuple[str, Sealed], ...]
+
+
+def _shape(event: type[Event]) -> _Shape:
+    hints = get_type_hints(event, include_extras=True)
+    sealed = tuple(
+        (field, mark)
+        for field in event.__struct_fields__
+        for mark in getattr(hints[field], "__metadata__", ())
+        if isinstance(mark, Sealed)
+    )
+    return _Shape(event, msgspec.json.Decoder(event), event.__struct_fields__, sealed)
+
+
+_BY_TYPE = {event: _shape(event) for event in EVENTS}
+_BY_NAME = {(event.type, event.version): shape for event, shape in _BY_TYPE.items()}
+_encode = msgspec.json.encode
+
+
+def key_ids(events: Iterable[Event]) -> list[KeyId]:
+    """The keys that sealing or opening these events takes."""
+    return [
+        KeyId(getattr(event, mark.owner), mark.purpose)
+        for event in events
+        for _, mark in _BY_TYPE[type(event)].sealed
+    ]
+
+
+def encode(event: Event, keyring: Keyring) -> bytes:
+    """The event's `data`. Raises LogError if a key that it takes is not there."""
+    shape = _BY_TYPE[type(event)]
+    if not shape.sealed:
+        return _encode(event)
+    values = {field: getattr(event, field) for field in shape.fields}
+    for field, mark in shape.sealed:
+        if values[field] is not None:
+            values[field] = _seal(event, field, mark, keyring)
+    return _encode(values)
+
+
+def decode(type_name: str, version: int, data: str | bytes) -> Event:
+    """The event with its sealed fields still sealed. Raises LogError."""
+    shape = _BY_NAME.get((type_name, version))
+    if shape is None:
+        raise LogError(f"unknown event type {type_name} of schema version {version}")
+    try:
+        return shape.decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LogError(f"a {type_name} event can't be decoded: {error}") from error
+
+
+def open_sealed(event: Event, keyring: Keyring) -> None:
+    """Opens the event's sealed fields in place, with keys that were loaded before.
+
+    Raises cryptography's InvalidTag if a field was tampered with.
+    """
+    for field, mark in _BY_TYPE[type(event)].sealed:
+        sealed = getattr(event, field)
+        if sealed is not None:
+            cipher = keyring.cipher(KeyId(getattr(event, mark.owner), mark.purpose))
+            text = None if cipher is None else _open(event, field, sealed, cipher)
+            msgspec.structs.force_setattr(event, field, text)
+
+
+def _seal(event: Event, field: str, mark: Sealed, keyring: Keyring) -> str:
+    cipher = keyring.cipher(KeyId(getattr(event, mark.owner), mark.purpose))
+    if cipher is None:
+        raise LogError(f"there is no {mark.purpose} key to seal a {event.type} event with")
+    nonce = os.urandom(NONCE_BYTES)
+    text: str = getattr(event, field)
+    return b64encode(nonce + cipher.encrypt(nonce, text.encode(), _binding(event, field))).decode()
+
+
+def _open(event: Event, field: str, sealed: str, cipher: Any) -> str:
+    raw = b64decode(sealed)
+    opened: bytes = cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _binding(event, field))
+    return opened.decode()
+
+
+def _binding(event: Event, field: str) -> bytes:
+    return f"{event.type}.{field} {event.stream}".encode()

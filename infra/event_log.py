@@ -1,0 +1,168 @@
+"""Reading the log from PostgreSQL, its truth. Nothing here writes; the appender does.
+
+Range reads check that they got every position they asked for: the log has no gaps, so a
+short answer is an error and never skipped over.
+"""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from domain.event import Event, Place, Recorded
+from domain.ids import ChatId, StreamId, UserId
+from infra import codec
+from infra.database import Connection
+from infra.errors import LogError
+from infra.keyring import Keyring
+
+HEAD = """
+    SELECT position, epoch
+    FROM public.log_head
+"""
+
+# Types that the reader has no use for come without their data.
+RANGE = """
+    SELECT
+        position,
+        recorded_at,
+        type,
+        schema_version,
+        CASE WHEN type = ANY (%(types)s) THEN data::text END
+    FROM public.event_log
+    WHERE position > %(after)s AND position <= %(up_to)s
+    ORDER BY position
+"""
+
+TAILS = """
+    SELECT e.stream, e.stream_version, e.position, e.recorded_at, e.type, e.schema_version,
+        e.data::text
+    FROM unnest(%s::text[], %s::int[]) AS known (stream, version)
+    JOIN public.event_log AS e ON e.stream = known.stream AND e.stream_version > known.version
+    ORDER BY e.position
+"""
+
+LAST_EVENTS = """
+    SELECT e.stream, e.stream_version, e.position, e.recorded_at, e.type, e.schema_version,
+        e.data::text
+    FROM unnest(%s::text[], %s::int[]) AS known (stream, version)
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM public.event_log AS latest
+        WHERE latest.stream = known.stream AND latest.stream_version > known.version
+        ORDER BY latest.stream_version DESC
+        LIMIT 1
+    ) AS e
+"""
+
+NEWEST_MESSAGE = """
+    SELECT position
+    FROM event_log
+    WHERE type = 'message_sent'
+        AND data ->> 'chat_id' = %s
+        AND data ->> 'sender_id' <> %s
+    ORDER BY position DESC
+    LIMIT 1
+"""
+
+HOLDER = """
+    SELECT holder
+    FROM unique_values
+    WHERE scope = %s AND value = %s
+"""
+
+KNOWN_KEY = """
+    SELECT body_hash = decode(%s, 'hex'), position, answer::text
+    FROM command_keys
+    WHERE scope = %s AND key = %s
+"""
+
+
+class Head(NamedTuple):
+    position: int
+    epoch: int
+
+
+class StreamEvent(NamedTuple):
+    stream: StreamId
+    version: int
+    place: Place
+    event: Event
+
+
+async def head(connection: Connection) -> Head:
+    row: Any = await (await connection.execute(HEAD)).fetchone()
+    return Head(*row)
+
+
+async def read(
+    connection: Connection, *, after: int, up_to: int, types: Collection[str]
+) -> list[Recorded]:
+    """Every event in (after, up_to], undecoded types with `event` None, fields still sealed.
+
+    Raises LogError if a position is missing.
+    """
+    cursor = await connection.execute(RANGE, {"types": list(types), "after": after, "up_to": up_to})
+    rows = await cursor.fetchall()
+    if len(rows) != up_to - after:
+        raise LogError(f"the log has {len(rows)} events in ({after}, {up_to}]")
+    return [
+        Recorded(position, at, None if data is None else codec.decode(type_name, version, data))
+        for position, at, type_name, version, data in rows
+    ]
+
+
+async def open_events(events: list[Event], keyring: Keyring) -> None:
+    """Opens sealed fields in place; a destroyed key leaves None."""
+    await keyring.load(codec.key_ids(events))
+    for event in events:
+        codec.open_sealed(event, keyring)
+
+
+async def tails(
+    connection: Connection, known: Mapping[StreamId, int], keyring: Keyring, *, last_only: bool
+) -> list[StreamEvent]:
+    """What came after the known versions, opened, in log order; or the last event of each."""
+    statement = LAST_EVENTS if last_only else TAILS
+    cursor = await connection.execute(statement, (list(known), list(known.values())))
+    found = [
+        StreamEvent(stream, version, Place(position, at), codec.decode(type_name, schema, data))
+        for stream, version, position, at, type_name, schema, data in await cursor.fetchall()
+    ]
+    await open_events([item.event for item in found], keyring)
+    return found
+
+
+async def newest_message(connection: Connection, chat_id: ChatId, *, besides: UserId) -> int:
+    """Position of the chat's newest message by another sender; 0 if there is none."""
+    row = await (await connection.execute(NEWEST_MESSAGE, (chat_id, besides))).fetchone()
+    return row[0] if row else 0
+
+
+async def holder(connection: Connection, scope: str, value: str) -> StreamId | None:
+    """The stream that holds a unique value."""
+    row = await (await connection.execute(HOLDER, (scope, value))).fetchone()
+    return StreamId(row[0]) if row else None
+
+
+class KnownKey(NamedTuple):
+    same_body: bool
+    position: int
+    answer: bytes
+
+
+async def known_key(
+    connection: Connection, scope: str, key: str, body_hash: str
+) -> KnownKey | None:
+    row = await (await connection.execute(KNOWN_KEY, (body_hash, scope, key))).fetchone()
+    return KnownKey(row[0], row[1], row[2].encode()) if row else None
+
+
+async def position_at(connection: Connection, time: datetime) -> int:
+    """The last position recorded at or before a time; 0 if there is none."""
+    row: Any = await (
+        await connection.execute(
+            "SELECT coalesce(max(position), 0) FROM public.event_log WHERE recorded_at <= %s",
+            (time,),
+        )
+    ).fetchone()
+    return int(row[0])

@@ -1,0 +1,350 @@
+"""Carries out commands: load, decide, seal, append; on a conflict, all over again.
+
+States are folded from their streams and kept in a bounded cache. The cache may be stale: the
+guards of the append find that out, and a refusal or a decision to do nothing is only believed
+after the states it rests on were compared with the log. So every outcome is one that some
+order of single commands gives, whichever process took which.
+
+The first attempt is optimistic. After a conflict, commands that write the same streams take
+turns within the process, so that contention costs attempts only between processes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from commands import BY_TYPE
+from commands.command import (
+    Command,
+    Context,
+    Decision,
+    Fact,
+    Handler,
+    Missing,
+    NewestMessage,
+    PasswordHash,
+    PasswordMatch,
+    Versioned,
+    View,
+)
+from domain.event import Event, Place
+from domain.ids import StreamId, UserId
+from domain.refusals import Refusal, SlugTaken, UsernameTaken
+from domain.state import aggregate_of
+from infra import clock, codec, event_log
+from infra.appender import Append, Appender, ClaimRow, EventRow, KeyRow, Outcome
+from infra.database import DOWN, Pool, first_line
+from infra.errors import Unavailable
+from infra.keyring import Keyring, Secret
+from infra.passwords import Passwords
+
+MAX_CACHED_STREAMS = 50_000
+MAX_ATTEMPTS = 64
+MAX_LOADS_PER_DECISION = 16
+ANONYMOUS = "anonymous"
+
+TAKEN = {"username": UsernameTaken, "slug": SlugTaken}
+
+
+class KeyReused(Refusal):
+    """The idempotency key was used for another command"""
+
+    code = "idempotency-key-reused"
+    status = 422
+
+
+class Done(NamedTuple):
+    """`answer` is a JSON object; `position` the command's last event, or the head."""
+
+    position: int
+    answer: bytes
+    replayed: bool = False
+
+
+class Request(NamedTuple):
+    """A command with who sends it; `now` is set by imports, which bring their own time."""
+
+    command: Command
+    actor: UserId | None
+    key: str | None = None
+    request_id: str | None = None
+    now: datetime | None = None
+
+
+class Executor:
+    """Safe for any number of concurrent `execute` calls on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        appender: Appender,
+        keyring: Keyring,
+        secret: Secret,
+        passwords: Passwords,
+    ) -> None:
+        self._pool = pool
+        self._appender = appender
+        self._keyring = keyring
+        self._secret = secret
+        self._passwords = passwords
+        self._states: dict[StreamId, Versioned] = {}
+        self._turns: WeakValueDictionary[StreamId, asyncio.Lock] = WeakValueDictionary()
+
+    async def execute(self, request: Request) -> Done:
+        """Raises Refusal, or Unavailable if the log can't be reached."""
+        try:
+            return await _Attempt(self, request).run()
+        except DOWN as error:
+            raise Unavailable(f"the database does not answer: {first_line(error)}") from error
+
+    async def state(self, stream: StreamId) -> Any:
+        """A stream's state as the log has it now."""
+        await self.refresh([stream])
+        return self._states[stream].state
+
+    async def holder(self, scope: str, value: str) -> StreamId | None:
+        """The stream that holds a unique value."""
+        async with self._pool.connection() as connection:
+            return await event_log.holder(connection, scope, self.stored_value(scope, value))
+
+    def stored_value(self, scope: str, value: str) -> str:
+        """Usernames are personal: the table of unique values knows them by a keyed hash."""
+        return self._secret.blind(scope, value.encode()) if scope == "username" else value
+
+    async def refresh(self, streams: list[StreamId]) -> bool:
+        """Folds what the log has beyond the cache; tells whether there was anything."""
+        changed = False
+        for last_only in (False, True):
+            group = {
+                stream: self._known(stream).version
+                for stream in streams
+                if aggregate_of(stream).last_event_suffices is last_only
+            }
+            if group:
+                changed |= await self._fold_tails(group, last_only=last_only)
+        return changed
+
+    async def _fold_tails(self, known: Mapping[StreamId, int], *, last_only: bool) -> bool:
+        async with self._pool.connection() as connection:
+            tails = await event_log.tails(connection, known, self._keyring, last_only=last_only)
+        for stream in known:
+            self._remember(stream, self._known(stream))
+        for item in tails:
+            current = self._known(item.stream)
+            if item.version > current.version:
+                state = aggregate_of(item.stream).evolve(current.state, item.event, item.place)
+                self._remember(item.stream, Versioned(item.version, state))
+        return bool(tails)
+
+    def _known(self, stream: StreamId) -> Versioned:
+        return self._states.get(stream) or Versioned(0, aggregate_of(stream).initial)
+
+    def _remember(self, stream: StreamId, versioned: Versioned) -> None:
+        """The most recently used are last; the first make room."""
+        self._states.pop(stream, None)
+        if len(self._states) >= MAX_CACHED_STREAMS:
+            del self._states[next(iter(self._states))]
+        self._states[stream] = versioned
+
+    def learn(self, events: list[Event], seen: Mapping[StreamId, int], places: list[Place]) -> None:
+        """Takes over what was just appended, where the cache is where the decision was."""
+        versions = dict(seen)
+        for event, place in zip(events, places, strict=True):
+            stream = event.stream
+            known = self._known(stream)
+            if known.version == versions.get(stream):
+                state = aggregate_of(stream).evolve(known.state, event, place)
+                self._remember(stream, Versioned(known.version + 1, state))
+                versions[stream] = known.version + 1
+
+    def touch(self, streams: Mapping[StreamId, int]) -> None:
+        for stream in streams:
+            known = self._states.pop(stream, None)
+            if known is not None:
+                self._states[stream] = known
+
+    @asynccontextmanager
+    async def turn(self, streams: list[StreamId]) -> AsyncIterator[None]:
+        """One after the other for those that write the same streams."""
+        locks = [self._turns.setdefault(stream, asyncio.Lock()) for stream in sorted(streams)]
+        async with AsyncExitStack() as held:
+            for lock in locks:
+                await held.enter_async_context(lock)
+            yield
+
+    async def fact(self, fact: Fact) -> Any:
+        match fact:
+            case PasswordHash():
+                return await self._passwords.hash(fact.password)
+            case PasswordMatch():
+                return await self._passwords.matches(fact.password, fact.password_hash)
+            case NewestMessage():
+                async with self._pool.connection() as connection:
+                    return await event_log.newest_message(
+                        connection, fact.chat_id, besides=fact.besides
+                    )
+
+    @property
+    def states(self) -> Mapping[StreamId, Versioned]:
+        return self._states
+
+    async def seal(self, events: list[Event]) -> list[bytes]:
+        for event in events:
+            if event.founds_keys:
+                await self._keyring.create(event.user_id)  # type: ignore[attr-defined]
+        key_ids = codec.key_ids(events)
+        if any(self._keyring.cipher(key_id) is None for key_id in key_ids):
+            await self._keyring.load(key_ids)
+        return [codec.encode(event, self._keyring) for event in events]
+
+    async def append(self, append: Append) -> Outcome:
+        return await self._appender.append(append)
+
+    async def known_key(self, key: KeyRow) -> event_log.KnownKey | None:
+        async with self._pool.connection() as connection:
+            return await event_log.known_key(connection, key.scope, key.key, key.body_hash)
+
+    async def head(self) -> int:
+        async with self._pool.connection() as connection:
+            return (await event_log.head(connection)).position
+
+    def body_hash(self, handler: Handler, command: Command) -> str:
+        return self._secret.blind(handler.name, msgspec.json.encode(command))
+
+
+class _Attempt:
+    """One command on its way, with what it found out so far."""
+
+    def __init__(self, executor: Executor, request: Request) -> None:
+        self._executor = executor
+        self._request = request
+        self._handler = BY_TYPE[type(request.command)]
+        self._context = Context(request.actor, request.now or clock.now(), clock.new_id)
+        self._facts: dict[Fact, Any] = {}
+        self._metadata = b""
+
+    async def run(self) -> Done:
+        contended: list[StreamId] = []
+        for _ in range(MAX_ATTEMPTS):
+            async with self._executor.turn(contended):
+                done = await self._once(contended)
+            if done is not None:
+                return done
+        raise Unavailable("too many others change the same thing at once")
+
+    async def _once(self, contended: list[StreamId]) -> Done | None:
+        """None after a conflict: `contended` then names what it was about."""
+        view, decision = await self._decide()
+        if isinstance(decision, Refusal):
+            return await self._replayed_or(view, decision)
+        key = self._key(decision)
+        if not decision.events and key is None:
+            return await self._confirmed(view, decision)
+        append = await self._append(view, decision, key)
+        outcome = await self._executor.append(append)
+        match outcome.verdict:
+            case "appended":
+                self._learn(view, decision, outcome)
+                return Done(outcome.position, msgspec.json.encode(decision.answer))
+            case "replayed":
+                return Done(outcome.position, (outcome.answer or "{}").encode(), replayed=True)
+            case "reused":
+                raise _reused()
+            case "taken":
+                raise TAKEN[outcome.detail or ""](f"this {outcome.detail} is taken")
+            case "conflict":
+                contended[:] = {event.stream for event in decision.events}
+                await self._executor.refresh(list(view.used))
+                return None
+
+    async def _decide(self) -> tuple[View, Decision | Refusal]:
+        """The decision, with whatever it misses fetched on the way."""
+        for _ in range(MAX_LOADS_PER_DECISION):
+            view = View(self._executor.states, self._facts)
+            try:
+                return view, self._handler.decide(self._request.command, self._context, view)
+            except Refusal as refusal:
+                return view, refusal
+            except Missing as missing:
+                if missing.fact is not None:
+                    self._facts[missing.fact] = await self._executor.fact(missing.fact)
+                else:
+                    await self._executor.refresh(list(missing.streams))
+        raise Unavailable("the decision needs more than fits in the cache")
+
+    async def _replayed_or(self, view: View, refusal: Refusal) -> Done | None:
+        """A refusal holds if the log agrees, and the key (if any) is not known already."""
+        if await self._executor.refresh(list(view.used)):
+            return None
+        key = self._key(Decision([]))
+        known = await self._executor.known_key(key) if key else None
+        if known is None:
+            raise refusal
+        if not known.same_body:
+            raise _reused()
+        return Done(known.position, known.answer, replayed=True)
+
+    async def _confirmed(self, view: View, decision: Decision) -> Done | None:
+        """Nothing to do, if the log agrees."""
+        head = await self._executor.head()
+        if await self._executor.refresh(list(view.used)):
+            return None
+        return Done(head, msgspec.json.encode(decision.answer))
+
+    def _key(self, decision: Decision) -> KeyRow | None:
+        if self._request.key is None:
+            return None
+        return KeyRow(
+            self._request.actor or ANONYMOUS,
+            self._request.key,
+            self._executor.body_hash(self._handler, self._request.command),
+            msgspec.json.encode(decision.answer).decode(),
+        )
+
+    async def _append(self, view: View, decision: Decision, key: KeyRow | None) -> Append:
+        sealed = await self._executor.seal(decision.events)
+        metadata = self._metadata or self._describe()
+        recorded_at = self._context.now.isoformat()
+        events = [
+            EventRow(
+                clock.new_id(), event.stream, event.type, event.version, data, metadata, recorded_at
+            )
+            for event, data in zip(decision.events, sealed, strict=True)
+        ]
+        stored = self._executor.stored_value
+        claims = [
+            ClaimRow(claim.scope, stored(claim.scope, claim.value), claim.holder, release)
+            for release, group in ((True, decision.releases), (False, decision.claims))
+            for claim in group
+        ]
+        return Append(events, view.used, claims, key)
+
+    def _describe(self) -> bytes:
+        """The events' metadata: who, by which command, for which request."""
+        command_id = clock.new_id()
+        self._metadata = msgspec.json.encode(
+            {
+                "actor": self._request.actor,
+                "command": self._handler.name,
+                "command_id": command_id,
+                "correlation_id": self._request.request_id or command_id,
+                "causation_id": command_id,
+            }
+        )
+        return self._metadata
+
+    def _learn(self, view: View, decision: Decision, outcome: Outcome) -> None:
+        first = outcome.position - len(decision.events) + 1
+        places = [Place(first + n, self._context.now) for n in range(len(decision.events))]
+        self._executor.learn(decision.events, view.used, places)
+        self._executor.touch(view.used)
+
+
+def _reused() -> KeyReused:
+    return KeyReused("this idempotency key was used with another body before")

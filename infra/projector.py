@@ -1,0 +1,314 @@
+"""Runs one projection: reads the log, plans, writes rows and checkpoint in one transaction.
+
+While behind it reads PostgreSQL; at the head it follows JetStream from its checkpoint on. Each
+event must be the next one: a gap, a repeat, silence or a dead NATS only means that it reads
+PostgreSQL again. The checkpoint's row is locked first and must be where this daemon left it,
+so that two daemons of one name, or a replay's swap, can never apply an event twice.
+
+An event that can't be applied stops the projection: position, type and reason are recorded in
+`projection_failures` and it tries again, with growing pauses. Rebuilds share all of this: they
+run the same code with another search path.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import msgspec
+import psycopg
+
+from domain.event import Recorded
+from infra import bus as buses
+from infra import clock, database, event_log, partitions
+from infra.bus import Bus
+from infra.database import DOWN, Connection, first_line
+from infra.errors import MessengerError, Stopped
+from infra.follower import Follower
+from infra.keyring import Keyring
+from infra.logs import Logger
+from projections.projection import MonthlyPartitions, Projection, Statement, Step
+
+MIN_BATCH_EVENTS = 100
+MAX_BATCH_EVENTS = 5_000
+BATCH_TARGET_SECONDS = 0.5
+# At most so many commits a second while following: under load, batches grow instead.
+COMMIT_INTERVAL_SECONDS = 0.025
+POLL_SECONDS = 0.25
+RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
+STATEMENT_TIMEOUT_MS = 120_000
+
+CHECKPOINT = """
+    SELECT position
+    FROM projection_checkpoints
+    WHERE projection = %s
+"""
+
+BEGIN_CHECKPOINT = """
+    INSERT INTO projection_checkpoints (projection, position, updated_at)
+    VALUES (%s, 0, now())
+    ON CONFLICT DO NOTHING
+"""
+
+LOCK_CHECKPOINT = """
+    SELECT position
+    FROM projection_checkpoints
+    WHERE projection = %s
+    FOR UPDATE
+"""
+
+MOVE_CHECKPOINT = """
+    UPDATE projection_checkpoints
+    SET position = %s,
+        updated_at = now()
+    WHERE projection = %s
+"""
+
+RECORD_FAILURE = """
+    INSERT INTO public.projection_failures (projection, position, type, reason, failed_at)
+    VALUES (%s, %s, %s, %s, %s)
+    ON CONFLICT (projection) DO UPDATE
+    SET position = excluded.position,
+        type = excluded.type,
+        reason = excluded.reason,
+        failed_at = excluded.failed_at
+"""
+
+FORGET_FAILURE = """
+    DELETE FROM public.projection_failures
+    WHERE projection = %s
+"""
+
+
+class Fenced(MessengerError):
+    """The checkpoint is not where this daemon left it: another one moved it."""
+
+
+class Poisoned(MessengerError):
+    """An event can't be applied."""
+
+    def __init__(self, recorded: Recorded, reason: str) -> None:
+        super().__init__(f"event {recorded.position}: {reason}")
+        self.position = recorded.position
+        self.type = recorded.event.type if recorded.event else "unknown"
+        self.reason = reason
+
+
+class Reader:
+    """Reads ranges of the log for one projection, opened where it needs it."""
+
+    def __init__(self, projection: Projection, connection: Connection, keyring: Keyring) -> None:
+        self.types = frozenset(event.type for event in projection.handles)
+        self._opens = projection.opens
+        self._connection = connection
+        self._keyring = keyring
+
+    async def head(self) -> event_log.Head:
+        return await event_log.head(self._connection)
+
+    async def read(self, *, after: int, up_to: int) -> list[Recorded]:
+        events = await event_log.read(self._connection, after=after, up_to=up_to, types=self.types)
+        await self.open(events)
+        return events
+
+    async def open(self, events: list[Recorded]) -> None:
+        to_open = [event for _, _, event in events if type(event) in self._opens]
+        if to_open:
+            await event_log.open_events(to_open, self._keyring)  # type: ignore[arg-type]
+
+
+class Writer:
+    """Applies batches to the tables that the connection's search path finds."""
+
+    def __init__(self, projection: Projection, connection: Connection) -> None:
+        self.projection = projection
+        self.connection = connection
+        self._partitions = partitions.Known()
+
+    async def checkpoint(self) -> int:
+        await self.connection.execute(BEGIN_CHECKPOINT, (self.projection.name,))
+        cursor = await self.connection.execute(CHECKPOINT, (self.projection.name,))
+        row: Any = await cursor.fetchone()
+        return int(row[0])
+
+    async def apply(self, events: list[Recorded], *, after: int) -> int:
+        """The new checkpoint. All or nothing; raises Fenced, or what the database says."""
+        steps = self.projection.plan(events)
+        async with self.connection.transaction():
+            await self.write(steps, after=after, up_to=events[-1].position)
+        return events[-1].position
+
+    async def write(self, steps: list[Step], *, after: int, up_to: int) -> None:
+        """Inside a transaction of the caller's."""
+        for step in steps:
+            if isinstance(step, MonthlyPartitions):
+                await self._partitions.ensure(self.connection, step.table, step.months)
+        async with self.connection.pipeline():
+            locked = await self.connection.execute(LOCK_CHECKPOINT, (self.projection.name,))
+            for step in steps:
+                if isinstance(step, Statement) and any(step.rows.values()):
+                    await self.connection.execute(step.sql, _parameters(step))
+            await self.connection.execute(MOVE_CHECKPOINT, (up_to, self.projection.name))
+        row: Any = await locked.fetchone()
+        if row is None or row[0] != after:
+            raise Fenced(f"{self.projection.name} is not at {after} any more")
+
+
+def _parameters(step: Statement) -> dict[str, str]:
+    return {name: msgspec.json.encode(rows).decode() for name, rows in step.rows.items()}
+
+
+class Pace:
+    """How many events a batch takes: more as long as batches are quick."""
+
+    def __init__(self, most: int = MAX_BATCH_EVENTS) -> None:
+        self._most = most
+        self.events = min(1_000, most)
+
+    def took(self, events: int, seconds: float) -> None:
+        if seconds > 2 * BATCH_TARGET_SECONDS:
+            self.events = max(MIN_BATCH_EVENTS, self.events // 2)
+        elif seconds < BATCH_TARGET_SECONDS and events >= self.events:
+            self.events = min(self._most, self.events * 2)
+
+
+class Projector:
+    """The daemon of one projection. `run` ends only by cancelling, or raises Stopped."""
+
+    def __init__(
+        self,
+        projection: Projection,
+        *,
+        database_url: str,
+        keyring: Keyring,
+        bus: Bus,
+        logger: Logger,
+    ) -> None:
+        self._projection = projection
+        self._url = database_url
+        self._keyring = keyring
+        self._bus = bus
+        self._logger = logger.bind(projection=projection.name)
+        self._pace = Pace()
+        self.position = 0
+
+    async def run(self) -> None:
+        failures = began = 0
+        while True:
+            try:
+                async with self._connections() as (reader, writer):
+                    self.position = await writer.checkpoint()
+                    self._logger.info("projector_starts", position=self.position)
+                    began = self.position
+                    await self._keep_up(reader, writer)
+            except Stopped:
+                raise
+            except Fenced as fenced:
+                self._logger.info("projector_fenced", reason=str(fenced))
+                continue
+            except (MessengerError, psycopg.Error, *DOWN) as error:
+                self._logger.warning("projector_interrupted", reason=first_line(error))
+                failures = 0 if self.position > began else failures + 1
+                await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+
+    @asynccontextmanager
+    async def _connections(self) -> AsyncIterator[tuple[Reader, Writer]]:
+        name = f"projector {self._projection.name}"
+        async with (
+            await database.connect(self._url, name=name) as reading,
+            await database.connect(
+                self._url, name=name, statement_timeout_ms=STATEMENT_TIMEOUT_MS
+            ) as writing,
+        ):
+            yield (
+                Reader(self._projection, reading, self._keyring),
+                Writer(self._projection, writing),
+            )
+
+    async def _keep_up(self, reader: Reader, writer: Writer) -> None:
+        async with Follower(self._bus, reader.types) as follower:
+            while True:
+                head = await reader.head()
+                if head.position < self.position:
+                    raise Stopped(
+                        f"{self._projection.name} is at {self.position} but the log ends at "
+                        f"{head.position}: the log went back in time; see README, Operations"
+                    )
+                await self._catch_up(reader, writer, head.position)
+                await follower.start(buses.stream_name(head.epoch), after=self.position)
+                await self._follow(reader, writer, follower)
+
+    async def _catch_up(self, reader: Reader, writer: Writer, head: int) -> None:
+        """Up to the head from PostgreSQL, reading the next range while this one is written."""
+        ahead: asyncio.Task[list[Recorded]] | None = None
+        try:
+            while self.position < head:
+                events = await (ahead or self._read(reader, self.position, head))
+                ahead = self._read(reader, events[-1].position, head)
+                await self._apply(writer, events)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    def _read(self, reader: Reader, after: int, head: int) -> "asyncio.Task[list[Recorded]]":
+        up_to = min(head, after + self._pace.events)
+        return asyncio.create_task(reader.read(after=after, up_to=up_to))
+
+    async def _follow(self, reader: Reader, writer: Writer, follower: Follower) -> None:
+        """Until the follower has nothing: then PostgreSQL is asked what there is."""
+        while events := await follower.take(
+            after=self.position, most=self._pace.events, timeout_seconds=POLL_SECONDS
+        ):
+            began = monotonic()
+            await reader.open(events)
+            await self._apply(writer, events)
+            if not follower.is_full:
+                await asyncio.sleep(max(0.0, COMMIT_INTERVAL_SECONDS - (monotonic() - began)))
+
+    async def _apply(self, writer: Writer, events: list[Recorded]) -> None:
+        if not events:
+            return
+        began = monotonic()
+        try:
+            self.position = await writer.apply(events, after=self.position)
+        except (Fenced, *DOWN):
+            raise
+        except Exception as error:
+            await self._apply_singly(writer, events, error)
+        self._pace.took(len(events), monotonic() - began)
+        self._bus.hint(f"{buses.PROJECTED}.{self._projection.name}", b"%d" % self.position)
+
+    async def _apply_singly(
+        self, writer: Writer, events: list[Recorded], reason: Exception
+    ) -> None:
+        """Finds the event at which a batch breaks, having applied those before it."""
+        self._logger.warning("batch_failed", reason=first_line(reason), events=len(events))
+        for recorded in events:
+            try:
+                self.position = await writer.apply([recorded], after=self.position)
+            except (Fenced, *DOWN):
+                raise
+            except Exception as error:
+                await self._record(writer.connection, Poisoned(recorded, first_line(error)))
+                raise Poisoned(recorded, first_line(error)) from error
+        await writer.connection.execute(FORGET_FAILURE, (self._projection.name,))
+
+    async def _record(self, connection: Connection, poisoned: Poisoned) -> None:
+        self._logger.error(
+            "event_not_applied",
+            position=poisoned.position,
+            type=poisoned.type,
+            reason=poisoned.reason,
+        )
+        await connection.execute(
+            RECORD_FAILURE,
+            (
+                self._projection.name,
+                poisoned.position,
+                poisoned.type,
+                poisoned.reason,
+                clock.now(),
+            ),
+        )

@@ -1,0 +1,145 @@
+"""Rebuilds a projection in a schema of its own, with the very code that runs it live.
+
+A rebuild is resumable: its checkpoint is in its schema, in the transaction of its rows, and
+its shape is noted there, so that a rebuild begun by other code starts over. Indexes that
+writing does not need are made after the load.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import sqlalchemy as sa
+from psycopg import sql
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from infra import database, tables
+from infra.database import Connection
+from infra.keyring import Keyring
+from infra.projector import STATEMENT_TIMEOUT_MS, Pace, Reader, Writer
+from projections.projection import Projection
+
+MAX_BATCH_EVENTS = 10_000
+INDEX_TIMEOUT_MS = 3_600_000
+
+# Told the position reached and the one aimed at.
+Progress = Callable[[int, int], None]
+
+CREATE_SCHEMA = sql.SQL("CREATE SCHEMA IF NOT EXISTS {schema}")
+DROP_SCHEMA = sql.SQL("DROP SCHEMA IF EXISTS {schema} CASCADE")
+NOTE_SHAPE = sql.SQL("COMMENT ON SCHEMA {schema} IS {shape}")
+
+SHAPE = """
+    SELECT obj_description(to_regnamespace(%s), 'pg_namespace')
+"""
+
+
+class Rebuild:
+    """A projection in `schema`: opened by `opened`, filled by `advance`, ended by `index`."""
+
+    def __init__(self, projection: Projection, schema: str, reader: Reader, writer: Writer) -> None:
+        self.projection = projection
+        self.schema = schema
+        self.reader = reader
+        self.writer = writer
+        self.position = 0
+        self._pace = Pace(MAX_BATCH_EVENTS)
+
+    async def advance(self, up_to: int, progress: Progress) -> None:
+        """From where it is to a position, reading one range while another is written."""
+        ahead: asyncio.Task[Any] | None = None
+        try:
+            while self.position < up_to:
+                ahead = ahead or self._read(self.position, up_to)
+                events = await ahead
+                ahead = self._read(events[-1].position, up_to)
+                began = monotonic()
+                self.position = await self.writer.apply(events, after=self.position)
+                self._pace.took(len(events), monotonic() - began)
+                progress(self.position, up_to)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    def _read(self, after: int, up_to: int) -> "asyncio.Task[Any]":
+        reach = min(up_to, after + self._pace.events)
+        return asyncio.create_task(self.reader.read(after=after, up_to=reach))
+
+    async def index(self) -> None:
+        """Makes the indexes that were left for the end, and tells the planner what is there."""
+        connection = self.writer.connection
+        await connection.execute(f"SET statement_timeout = {INDEX_TIMEOUT_MS:d}")
+        for table in tables.tables_of(self.projection.name):
+            for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                await connection.execute(_late_index(index))
+            await connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table.name)))
+        await connection.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_MS:d}")
+
+
+@asynccontextmanager
+async def opened(
+    projection: Projection, *, url: str, schema: str, keyring: Keyring, fresh: bool = False
+) -> AsyncIterator[Rebuild]:
+    """Makes the schema and its tables, or goes on with those that an earlier run left."""
+    name = f"rebuild {projection.name}"
+    async with (
+        await database.connect(url, name=name) as reading,
+        await database.connect(
+            url, name=name, statement_timeout_ms=STATEMENT_TIMEOUT_MS, search_path=schema
+        ) as writing,
+    ):
+        # Nothing is lost with a crash here: the rebuild goes on from an older checkpoint.
+        await writing.execute("SET synchronous_commit = off")
+        await _prepare(writing, projection, schema, fresh=fresh)
+        rebuild = Rebuild(
+            projection, schema, Reader(projection, reading, keyring), Writer(projection, writing)
+        )
+        rebuild.position = await rebuild.writer.checkpoint()
+        yield rebuild
+
+
+async def drop(connection: Connection, schema: str) -> None:
+    await connection.execute(DROP_SCHEMA.format(schema=sql.Identifier(schema)))
+
+
+async def _prepare(
+    connection: Connection, projection: Projection, schema: str, *, fresh: bool
+) -> None:
+    statements = _tables(projection)
+    shape = hashlib.sha256("\n".join(statements).encode()).hexdigest()
+    cursor = await connection.execute(SHAPE, (schema,))
+    row = await cursor.fetchone()
+    if not fresh and row is not None and row[0] == shape:
+        return
+    async with connection.transaction():
+        await drop(connection, schema)
+        await connection.execute(CREATE_SCHEMA.format(schema=sql.Identifier(schema)))
+        for statement in statements:
+            await connection.execute(statement.encode())
+        await connection.execute(
+            NOTE_SHAPE.format(schema=sql.Identifier(schema), shape=sql.Literal(shape))
+        )
+
+
+def _tables(projection: Projection) -> list[str]:
+    owned = [*tables.tables_of(projection.name), tables.projection_checkpoints]
+    statements = [_ddl(CreateTable(table)) for table in owned]
+    return statements + [
+        _ddl(CreateIndex(index))
+        for table in owned
+        for index in sorted(table.indexes, key=lambda index: str(index.name))
+        if index.info.get("needed_to_write")
+    ]
+
+
+def _late_index(index: sa.Index) -> bytes:
+    return _ddl(CreateIndex(index, if_not_exists=True)).encode()
+
+
+def _ddl(element: Any) -> str:
+    return str(element.compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]

@@ -1,0 +1,214 @@
+"""The relay: copies the log to JetStream, message n being log row n.
+
+It asks JetStream for its last sequence and sends what comes after it, in windows, each
+message with the sequence that must be there before it; only the window's last is
+acknowledged. It keeps no checkpoint, so a copy that vanished or went back is just filled
+again. Any number of relays are safe, for the expected sequences let each event in once; an
+advisory lock lets one lead and the others wait.
+
+If the copy is ahead of the log, or holds another event at its end than the log does, the log
+went back in time: the relay stops with one line, for an operator to act.
+"""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
+
+from infra import bus as buses
+from infra import database, event_log
+from infra.bus import BUS_ERRORS, Bus, stream_name
+from infra.database import DOWN, Connection, first_line
+from infra.errors import LogError, MessengerError, Stopped, Unavailable
+from infra.logs import Logger
+
+WINDOW_EVENTS = 1_000
+MIN_POLL_SECONDS = 0.005
+MAX_POLL_SECONDS = 0.25
+FOLLOWER_POLL_SECONDS = 1.0
+RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+RELAY_LOCK = 0x72656C61  # "rela"
+
+LEAD = """
+    SELECT pg_try_advisory_lock(%s)
+"""
+
+WINDOW = """
+    SELECT position, event_id::text, stream, stream_version, type, schema_version, data::text,
+        metadata::text, recorded_at
+    FROM event_log
+    WHERE position > %s
+    ORDER BY position
+    LIMIT %s
+"""
+
+EVENT_ID = """
+    SELECT event_id::text
+    FROM event_log
+    WHERE position = %s
+"""
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """An event as JetStream carries it; field names are event_log's columns."""
+
+    position: int
+    event_id: str
+    stream: str
+    stream_version: int
+    type: str
+    schema_version: int
+    data: msgspec.Raw
+    metadata: msgspec.Raw
+    recorded_at: datetime
+
+
+def subject(stream: str, type_name: str) -> str:
+    """`event.CATEGORY.ID.TYPE` of a stream `CATEGORY-ID`."""
+    category, _, identity = stream.partition("-")
+    return f"event.{category}.{identity}.{type_name}"
+
+
+class Relay:
+    """`run` never returns; it raises Stopped when an operator has to act."""
+
+    def __init__(self, database_url: str, bus: Bus, logger: Logger) -> None:
+        self._url = database_url
+        self._bus = bus
+        self._logger = logger
+        self._wake = asyncio.Event()
+        self.position = 0
+
+    async def run(self) -> None:
+        await self._bus.listen(buses.HEAD, self._on_hint)
+        failures = 0
+        while True:
+            try:
+                async with await database.connect(self._url, name="relay") as connection:
+                    await self._lead(connection)
+                    failures = 0
+                    await self._follow(connection)
+            except Stopped:
+                raise
+            except (MessengerError, *BUS_ERRORS, *DOWN) as error:
+                self._logger.warning("relay_interrupted", reason=first_line(error))
+                await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+                failures += 1
+
+    async def _on_hint(self, _: Msg) -> None:
+        self._wake.set()
+
+    async def _lead(self, connection: Connection) -> None:
+        while True:
+            row: Any = await (await connection.execute(LEAD, (RELAY_LOCK,))).fetchone()
+            if row[0]:
+                return
+            await asyncio.sleep(FOLLOWER_POLL_SECONDS)
+
+    async def _follow(self, connection: Connection) -> None:
+        head = await event_log.head(connection)
+        stream = stream_name(head.epoch)
+        last = await self._meet(connection, stream, head)
+        self._logger.info("relay_leads", stream=stream, sequence=last, head=head.position)
+        poll_seconds = MIN_POLL_SECONDS
+        while True:
+            self._wake.clear()
+            sent = await self._send_window(connection, stream, last)
+            if sent > last:
+                last, poll_seconds = sent, MIN_POLL_SECONDS
+                self.position = last
+                continue
+            await self._pause(poll_seconds)
+            if poll_seconds >= MAX_POLL_SECONDS and await self._bus.last_sequence(stream) != last:
+                raise Unavailable(f"{stream} is not as it was left")
+            poll_seconds = min(poll_seconds * 2, MAX_POLL_SECONDS)
+
+    async def _pause(self, poll_seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), poll_seconds)
+        except TimeoutError:
+            pass
+
+    async def _meet(self, connection: Connection, stream: str, head: event_log.Head) -> int:
+        """Where the copy ends, after making sure that it is a copy of this log."""
+        last = await self._bus.last_sequence(stream)
+        if last is None:
+            first = max(1, head.position - buses.RETAINED_EVENTS + 1)
+            await self._bus.create_stream(stream, first_sequence=first)
+            return first - 1
+        if last > head.position:
+            raise Stopped(
+                f"{stream} ends at {last} but the log at {head.position}: the log went back in "
+                "time; see README, Operations"
+            )
+        await self._compare(connection, stream, last)
+        return last
+
+    async def _compare(self, connection: Connection, stream: str, sequence: int) -> None:
+        try:
+            message = await self._bus.jetstream.get_msg(stream, sequence)
+        except NotFoundError:
+            return  # purged or aged: nothing there that could differ
+        row = await (await connection.execute(EVENT_ID, (sequence,))).fetchone()
+        try:
+            envelope = msgspec.json.decode(message.data or b"", type=Envelope)
+        except msgspec.DecodeError:
+            envelope = None
+        if row is None or envelope is None or envelope.event_id != row[0]:
+            raise Stopped(
+                f"{stream} holds another event at {sequence} than the log: the log went back in "
+                "time or somebody else published there; see README, Operations"
+            )
+
+    async def _send_window(self, connection: Connection, stream: str, last: int) -> int:
+        """The sequence at which the copy then ends."""
+        rows = await (await connection.execute(WINDOW, (last, WINDOW_EVENTS))).fetchall()
+        if not rows:
+            return last
+        if rows[-1][0] != last + len(rows):
+            raise LogError(f"the log has {len(rows)} events in ({last}, {rows[-1][0]}]")
+        client = self._bus.client
+        for row in rows[:-1]:
+            await client.publish(
+                subject(row[2], row[4]), _payload(row), headers=_expected(row[0] - 1)
+            )
+        final = rows[-1]
+        reply = await client.request(
+            subject(final[2], final[4]),
+            _payload(final),
+            headers=_expected(final[0] - 1),
+            timeout=buses.REQUEST_TIMEOUT_SECONDS,
+        )
+        _check_acknowledged(reply.data, stream, final[0])
+        position: int = final[0]
+        return position
+
+
+def _expected(sequence: int) -> dict[str, str]:
+    return {"Nats-Expected-Last-Sequence": str(sequence)}
+
+
+def _payload(row: tuple[Any, ...]) -> bytes:
+    position, event_id, stream, version, type_name, schema, data, metadata, at = row
+    return msgspec.json.encode(
+        Envelope(
+            position,
+            event_id,
+            stream,
+            version,
+            type_name,
+            schema,
+            msgspec.Raw(data.encode()),
+            msgspec.Raw(metadata.encode()),
+            at,
+        )
+    )
+
+
+def _check_acknowledged(data: bytes, stream: str, position: int) -> None:
+    answer = msgspec.json.decode(data)
+    if answer.get("seq") != position or answer.get("stream") != stream:
+        raise Unavailable(f"{stream} did not take {position}: {answer}")

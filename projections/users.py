@@ -1,0 +1,155 @@
+"""users: accounts and profiles, and when each user was last active (data-model.md, entity 1).
+
+`last_seen` is the time of the user's last activity: sending a message or reading a chat.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from domain.event import Recorded
+from domain.ids import UserId
+from domain.message import MessageSent
+from domain.receipt import MessagesRead
+from domain.user import PasswordChanged, ProfileUpdated, UserRegistered
+from projections.projection import Projection, Row, Statement, Step
+
+# What is shown of a user whose profile key was destroyed.
+ERASED_NAME = "[Deleted User]"
+ERASED_PASSWORD = "!"
+
+INSERT_USERS = """
+    INSERT INTO users (
+        id, username, password_hash, display_name, avatar_url, last_seen, created_at, updated_at
+    )
+    SELECT id, username, password_hash, display_name, avatar_url, last_seen, created_at, updated_at
+    FROM json_to_recordset(%(users)s) AS r (
+        id uuid,
+        username text,
+        password_hash text,
+        display_name text,
+        avatar_url text,
+        last_seen timestamptz,
+        created_at timestamptz,
+        updated_at timestamptz
+    )
+"""
+
+UPDATE_PROFILES = """
+    UPDATE users AS u
+    SET display_name = r.display_name,
+        avatar_url = r.avatar_url,
+        updated_at = r.updated_at
+    FROM json_to_recordset(%(profiles)s) AS r (
+        id uuid,
+        display_name text,
+        avatar_url text,
+        updated_at timestamptz
+    )
+    WHERE u.id = r.id
+"""
+
+UPDATE_PASSWORDS = """
+    UPDATE users AS u
+    SET password_hash = r.password_hash,
+        updated_at = r.updated_at
+    FROM json_to_recordset(%(passwords)s) AS r (
+        id uuid,
+        password_hash text,
+        updated_at timestamptz
+    )
+    WHERE u.id = r.id
+"""
+
+UPDATE_LAST_SEEN = """
+    UPDATE users AS u
+    SET last_seen = r.last_seen
+    FROM json_to_recordset(%(seen)s) AS r (id uuid, last_seen timestamptz)
+    WHERE u.id = r.id AND (u.last_seen IS NULL OR u.last_seen < r.last_seen)
+"""
+
+
+def plan(events: Sequence[Recorded]) -> list[Step]:
+    registered: dict[UserId, dict[str, Any]] = {}
+    profiles: dict[UserId, Row] = {}
+    passwords: dict[UserId, Row] = {}
+    seen: dict[UserId, datetime] = {}
+    for _, at, event in events:
+        match event:
+            case MessageSent():
+                _saw(seen, event.sender_id, at)
+            case MessagesRead():
+                _saw(seen, event.user_id, at)
+            case UserRegistered():
+                registered[event.user_id] = _registered(event, at)
+            case ProfileUpdated():
+                _change(registered, profiles, event.user_id, _profile(event, at))
+            case PasswordChanged():
+                _change(registered, passwords, event.user_id, _password(event, at))
+            case _:
+                pass
+    last_seen = [{"id": user_id, "last_seen": at} for user_id, at in seen.items()]
+    return [
+        Statement(INSERT_USERS, {"users": list(registered.values())}),
+        Statement(UPDATE_PROFILES, {"profiles": list(profiles.values())}),
+        Statement(UPDATE_PASSWORDS, {"passwords": list(passwords.values())}),
+        Statement(UPDATE_LAST_SEEN, {"seen": last_seen}),
+    ]
+
+
+def _saw(seen: dict[UserId, datetime], user_id: UserId, at: datetime) -> None:
+    """Imported history may be older than what is known: last seen never goes back."""
+    known = seen.get(user_id)
+    if known is None or known < at:
+        seen[user_id] = at
+
+
+def _change(
+    registered: dict[UserId, dict[str, Any]],
+    changes: dict[UserId, Row],
+    user_id: UserId,
+    change: Row,
+) -> None:
+    """Into the new row, if the user is of this batch; the last change of a kind stands."""
+    if user_id in registered:
+        registered[user_id].update(change)
+    else:
+        changes[user_id] = change
+
+
+def _registered(event: UserRegistered, at: datetime) -> dict[str, Any]:
+    return {
+        "id": event.user_id,
+        "username": event.username or f"deleted_{event.user_id.replace('-', '')}",
+        "password_hash": event.password_hash or ERASED_PASSWORD,
+        "display_name": event.display_name or ERASED_NAME,
+        "avatar_url": None,
+        "last_seen": None,
+        "created_at": at,
+        "updated_at": at,
+    }
+
+
+def _profile(event: ProfileUpdated, at: datetime) -> Row:
+    return {
+        "id": event.user_id,
+        "display_name": event.display_name or ERASED_NAME,
+        "avatar_url": event.avatar_url,
+        "updated_at": at,
+    }
+
+
+def _password(event: PasswordChanged, at: datetime) -> Row:
+    return {
+        "id": event.user_id,
+        "password_hash": event.password_hash or ERASED_PASSWORD,
+        "updated_at": at,
+    }
+
+
+USERS = Projection(
+    name="users",
+    handles=frozenset({UserRegistered, ProfileUpdated, PasswordChanged, MessageSent, MessagesRead}),
+    opens=frozenset({UserRegistered, ProfileUpdated, PasswordChanged}),
+    plan=plan,
+)
