@@ -1,0 +1,1 @@
+"""The doors of the messenger: HTTP and the command line."""

@@ -1,0 +1,300 @@
+"""The command `messenger`: everything on one machine, its parts, and an operator's tools.
+
+Errors are one line on stderr and exit code 1 (2 for a wrong command line). Only the commands
+that serve import the web framework: a projector stays small.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from infra import settings as all_settings
+from infra.errors import MessengerError
+from infra.settings import SettingError, Settings
+from projections import BY_NAME, NAMES, PROJECTIONS
+from projections.projection import Projection
+
+DATA_DIR = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where `messenger up` keeps everything; its run.json tells where the servers are.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="messenger")
+def messenger() -> None:
+    """A real-time messenger's server."""
+
+
+@messenger.command()
+@DATA_DIR
+@click.option("--host", default=None, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=None, help="0 takes a free one.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True)
+def up(data_dir: Path | None, host: str | None, port: int | None, workers: int) -> None:
+    """Run everything on this machine until Ctrl-C."""
+    from api import up as supervisor
+
+    settings = _settings(data_dir, needs=(), looks_for_running=False)
+    code = asyncio.run(
+        supervisor.run(
+            data_dir=settings.data_dir,
+            host=host or settings.host,
+            port=settings.port if port is None else port,
+            workers=workers,
+            environ=os.environ,
+        )
+    )
+    sys.exit(code)
+
+
+@messenger.command()
+@DATA_DIR
+def migrate(data_dir: Path | None) -> None:
+    """Bring the database to the shape that this version needs."""
+    from sqlalchemy.exc import OperationalError
+
+    from infra import migrate as migrations
+
+    settings = _settings(data_dir, needs=all_settings.DATABASE)
+    try:
+        migrations.upgrade(settings.database_url)
+    except OperationalError as error:
+        raise _Failure(f"the database does not answer: {_first_line(error.orig)}") from error
+
+
+@messenger.command()
+@DATA_DIR
+@click.option("--host", default=None)
+@click.option("--port", type=click.IntRange(0, 65535), default=None)
+@click.option("--fd", type=int, default=None, help="Serve on this listening socket instead.")
+def api(data_dir: Path | None, host: str | None, port: int | None, fd: int | None) -> None:
+    """Serve the HTTP API."""
+    from api.app import serve
+
+    settings = _settings(data_dir)
+    _run(
+        serve(
+            settings,
+            host=host or settings.host,
+            port=settings.port if port is None else port,
+            fd=fd,
+        )
+    )
+
+
+@messenger.command()
+@DATA_DIR
+def relay(data_dir: Path | None) -> None:
+    """Copy the log to NATS JetStream."""
+    from api import daemons
+
+    _run(daemons.relay(_settings(data_dir, needs=all_settings.LOG)))
+
+
+@messenger.command()
+@click.argument("names", nargs=-1, metavar="NAME...")
+@click.option("--all", "everything", is_flag=True, help="Every projection, in one process.")
+@DATA_DIR
+def project(names: tuple[str, ...], everything: bool, data_dir: Path | None) -> None:
+    """Keep read models up to date."""
+    from api import daemons
+
+    projections = _projections(names, everything)
+    _run(daemons.project(_settings(data_dir, needs=all_settings.LOG), projections))
+
+
+@messenger.command()
+@click.argument("names", nargs=-1, metavar="NAME...")
+@click.option("--all", "everything", is_flag=True, help="Every projection, one after the other.")
+@click.option("--until", metavar="POSITION|TIME", help="Only up to here; needs --into.")
+@click.option("--into", metavar="SCHEMA", help="Leave the result in this schema, swap nothing.")
+@click.option("--drop-retired", is_flag=True, help="Only drop what earlier replays put aside.")
+@DATA_DIR
+def replay(
+    names: tuple[str, ...],
+    everything: bool,
+    until: str | None,
+    into: str | None,
+    drop_retired: bool,
+    data_dir: Path | None,
+) -> None:
+    """Rebuild read models beside the live ones, then swap."""
+    from api import upkeep
+
+    projections = _projections(names, everything)
+    if (until is None) != (into is None):
+        raise click.UsageError("--until and --into go together")
+    if until is not None and into is not None:
+        _check_until(until)
+        _check_schema(into)
+    settings = _settings(data_dir, needs=all_settings.DATABASE)
+    if drop_retired:
+        _run(upkeep.run_drop_retired(settings, projections))
+    elif until is not None and into is not None:
+        _run(upkeep.run_replay_until(settings, projections, until, into))
+    else:
+        _run(upkeep.run_replay(settings, projections))
+
+
+@messenger.command()
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@DATA_DIR
+def verify(names: tuple[str, ...], data_dir: Path | None) -> None:
+    """Compare read models with the log; exit 1 if a row differs."""
+    from api import upkeep
+
+    projections = _projections(names, everything=not names)
+    settings = _settings(data_dir, needs=all_settings.DATABASE)
+    _run(upkeep.run_verify(settings, projections))
+
+
+@messenger.command()
+@click.option("--watch", is_flag=True, help="Again each second, until Ctrl-C.")
+@DATA_DIR
+def status(watch: bool, data_dir: Path | None) -> None:
+    """Show the log, the relay and the projections."""
+    from api import upkeep
+
+    _run(upkeep.run_status(_settings(data_dir, needs=all_settings.LOG), watch=watch))
+
+
+@messenger.command()
+@click.option("--stream", help="Only of this stream, such as chat-ID.")
+@click.option("--type", "type_name", help="Only of this type, such as message_sent.")
+@click.option("--after", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@DATA_DIR
+def events(
+    stream: str | None, type_name: str | None, after: int, follow: bool, data_dir: Path | None
+) -> None:
+    """Print the log, one JSON object a line."""
+    from api import upkeep
+
+    settings = _settings(data_dir, needs=all_settings.DATABASE)
+    _run(
+        upkeep.run_events(
+            settings, stream=stream, type_name=type_name, after=after, follow=follow
+        )
+    )
+
+
+@messenger.command()
+@DATA_DIR
+def settings(data_dir: Path | None) -> None:
+    """List every setting with its value."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("variable", "value", "default", "expects", "unit", "meaning")
+    for row in all_settings.table(_settings(data_dir, needs=())):
+        table.add_row(*row)
+    Console().print(table)
+
+
+@messenger.group(name="import")
+def import_() -> None:
+    """Bring real history in."""
+
+
+@import_.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--replies", multiple=True, type=click.Path(path_type=Path), help="Annotations.")
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="JSON lines.")
+@DATA_DIR
+def irc(
+    files: tuple[Path, ...],
+    replies: tuple[Path, ...],
+    report: Path | None,
+    data_dir: Path | None,
+) -> None:
+    """Import days of an IRC channel: each day becomes a group chat."""
+    from api.irc import command
+
+    settings = _settings(data_dir, needs=all_settings.LOG)
+    _run(command.run(settings, list(files), list(replies), report))
+
+
+class _Failure(click.ClickException):
+    """One line on stderr, exit code 1."""
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"messenger: {self.format_message()}", err=True)
+
+
+def _settings(
+    data_dir: Path | None,
+    *,
+    needs: tuple[str, ...] = all_settings.SERVERS,
+    looks_for_running: bool = True,
+) -> Settings:
+    try:
+        return all_settings.load(
+            os.environ, data_dir, needs=needs, looks_for_running=looks_for_running
+        )
+    except SettingError as error:
+        raise _Failure(str(error)) from error
+
+
+def _projections(names: tuple[str, ...], everything: bool) -> list[Projection]:
+    if everything == bool(names):
+        raise click.UsageError(f"name projections ({', '.join(NAMES)}), or say --all")
+    unknown = [name for name in names if name not in BY_NAME]
+    if unknown:
+        raise click.UsageError(
+            f"there is no projection {unknown[0]!r}; there are {', '.join(NAMES)}"
+        )
+    return [BY_NAME[name] for name in dict.fromkeys(names)] if names else list(PROJECTIONS)
+
+
+def _check_until(until: str) -> None:
+    if until.isdigit():
+        return
+    try:
+        time = datetime.fromisoformat(until)
+    except ValueError:
+        raise click.UsageError(
+            f"--until {until!r} is neither a position nor a time such as 2026-01-31T12:00:00Z"
+        ) from None
+    if time.tzinfo is None:
+        raise click.UsageError(f"--until {until!r} needs its offset, such as a trailing Z")
+
+
+def _check_schema(schema: str) -> None:
+    reserved = schema in ("public", "information_schema") or schema.startswith(
+        ("pg_", "rebuild_", "retired_", "verify_")
+    )
+    if reserved or not schema.isidentifier() or len(schema) > 40:
+        raise click.UsageError(f"--into {schema!r} can't be the name of a schema of your own")
+
+
+def _run(work: Coroutine[Any, Any, int | None]) -> None:
+    """Runs on uvloop; a known trouble becomes one line."""
+    import uvloop
+
+    try:
+        code = uvloop.run(work)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except MessengerError as error:
+        raise _Failure(str(error)) from error
+    sys.exit(code or 0)
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def main() -> None:
+    messenger(prog_name="messenger")
+
+
+if __name__ == "__main__":
+    main()

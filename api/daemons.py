@@ -1,0 +1,68 @@
+"""The daemons behind the API: relay and projectors, each until a signal stops it."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from infra import database
+from infra.bus import Bus
+from infra.keyring import Keyring, Secret
+from infra.logs import Logger
+from infra.projector import Projector
+from infra.relay import Relay
+from infra.settings import Settings
+from projections.projection import Projection
+
+KEYRING_POOL_SIZE = 2
+
+
+async def until_signal(*work: Coroutine[Any, Any, None]) -> None:
+    """Runs the coroutines until SIGINT or SIGTERM, or until one raises."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, stopped.set)
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    waiting = asyncio.create_task(stopped.wait())
+    try:
+        done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {waiting}:
+            await task
+    finally:
+        for task in (waiting, *tasks):
+            task.cancel()
+        await asyncio.gather(waiting, *tasks, return_exceptions=True)
+
+
+async def relay(settings: Settings) -> None:
+    logger = Logger(settings.log_level, process="relay")
+    async with Bus(settings.nats_url, name="relay") as bus:
+        await until_signal(Relay(settings.database_url, bus, logger).run())
+
+
+async def project(settings: Settings, projections: Sequence[Projection]) -> None:
+    logger = Logger(settings.log_level, process="projector")
+    async with keyring(settings) as keys, Bus(settings.nats_url, name="projector") as bus:
+        projectors = [
+            Projector(
+                projection,
+                database_url=settings.database_url,
+                keyring=keys,
+                bus=bus,
+                logger=logger,
+            )
+            for projection in projections
+        ]
+        await until_signal(*(projector.run() for projector in projectors))
+
+
+@asynccontextmanager
+async def keyring(settings: Settings) -> AsyncIterator[Keyring]:
+    """The keys for reading the log. Raises Unavailable if the database does not answer."""
+    async with await database.connect(settings.database_url, name="keys") as connection:
+        secret = await Secret.load(settings.secret, connection)
+    pool = database.pool(settings.database_url, name="keys", size=KEYRING_POOL_SIZE)
+    async with pool:
+        yield Keyring(secret, pool)

@@ -1,0 +1,231 @@
+"""What an operator does to read models and the log: replay, verify, status, events."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from api.daemons import keyring
+from infra import database, event_log, replay, verify
+from infra.bus import Bus, stream_name
+from infra.database import Connection
+from infra.errors import Unavailable
+from infra.relay import Envelope
+from infra.settings import Settings
+from projections import NAMES
+from projections.projection import Projection
+
+EVENTS_PAGE = 500
+FOLLOW_POLL_SECONDS = 0.25
+WATCH_SECONDS = 1.0
+
+STATUS = """
+    SELECT
+        p.name,
+        coalesce(c.position, 0),
+        h.position - coalesce(c.position, 0),
+        coalesce(extract(epoch FROM now() - e.recorded_at), 0)::float8,
+        f.position,
+        f.reason
+    FROM unnest(%s::text[]) WITH ORDINALITY AS p (name, ordinal)
+    CROSS JOIN log_head AS h
+    LEFT JOIN projection_checkpoints AS c ON c.projection = p.name
+    LEFT JOIN projection_failures AS f ON f.projection = p.name
+    LEFT JOIN event_log AS e ON e.position = coalesce(c.position, 0) + 1
+    ORDER BY p.ordinal
+"""
+
+EVENTS = """
+    SELECT position, event_id::text, stream, stream_version, type, schema_version, data::text,
+        metadata::text, recorded_at
+    FROM event_log
+    WHERE position > %(after)s
+        AND position <= %(up_to)s
+        AND (%(stream)s::text IS NULL OR stream = %(stream)s)
+        AND (%(type)s::text IS NULL OR type = %(type)s)
+    ORDER BY position
+    LIMIT %(limit)s
+"""
+
+
+def progress_bar() -> Progress:
+    """Position, rate and time left, on stderr: stdout is for results."""
+    return Progress(
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:>9}/s"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+class _Bar:
+    """One line of the progress bar, fed with positions."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._task: TaskID = progress.add_task(name, total=None, rate="")
+
+    def __call__(self, position: int, up_to: int) -> None:
+        task = self._progress.tasks[self._task]
+        rate = f"{task.speed:,.0f}" if task.speed else ""
+        self._progress.update(self._task, completed=position, total=up_to, rate=rate)
+
+
+async def run_replay(settings: Settings, projections: Sequence[Projection]) -> None:
+    url = settings.database_url
+    async with keyring(settings) as keys:
+        with progress_bar() as progress:
+            for projection in projections:
+                bar = _Bar(progress, projection.name)
+                swap = await replay.replay(projection, url=url, keyring=keys, progress=bar)
+                print(
+                    f"{projection.name}: rebuilt up to {swap.position}, "
+                    f"swapped in {swap.seconds * 1000:.0f} ms"
+                )
+
+
+async def run_replay_until(
+    settings: Settings, projections: Sequence[Projection], until: str, schema: str
+) -> None:
+    async with await database.connect(settings.database_url, name="replay") as connection:
+        position = await _position(connection, until)
+    async with keyring(settings) as keys:
+        with progress_bar() as progress:
+            for projection in projections:
+                await replay.as_of(
+                    projection,
+                    url=settings.database_url,
+                    keyring=keys,
+                    until=position,
+                    schema=schema,
+                    progress=_Bar(progress, projection.name),
+                )
+                print(f"{projection.name}: as of {position} in schema {schema}")
+
+
+async def run_drop_retired(settings: Settings, projections: Sequence[Projection]) -> None:
+    async with await database.connect(settings.database_url, name="replay") as connection:
+        for projection in projections:
+            await replay.drop_retired(projection, connection)
+
+
+async def run_verify(settings: Settings, projections: Sequence[Projection]) -> int:
+    """The exit code: 1 if any row differs."""
+    differing = 0
+    url = settings.database_url
+    async with keyring(settings) as keys:
+        with progress_bar() as progress:
+            for projection in projections:
+                bar = _Bar(progress, projection.name)
+                verdict = await verify.verify(projection, url=url, keyring=keys, progress=bar)
+                differing += verdict.differing
+                _show_verdict(verdict)
+    return 1 if differing else 0
+
+
+def _show_verdict(verdict: verify.Verdict) -> None:
+    result = f"{verdict.differing} rows differ" if verdict.differing else "equal"
+    print(f"{verdict.projection}: {verdict.rows} rows at position {verdict.position}: {result}")
+    for difference in verdict.shown:
+        print(f"  {difference.table}")
+        print(f"    live    {difference.live or 'no such row'}")
+        print(f"    rebuilt {difference.rebuilt or 'no such row'}")
+
+
+async def run_status(settings: Settings, *, watch: bool) -> None:
+    console = Console()
+    async with (
+        await database.connect(settings.database_url, name="status") as connection,
+        Bus(settings.nats_url, name="status") as bus,
+    ):
+        console.print(await _status(connection, bus))
+        while watch:
+            await asyncio.sleep(WATCH_SECONDS)
+            table = await _status(connection, bus)
+            console.clear()
+            console.print(table)
+
+
+async def _status(connection: Connection, bus: Bus) -> Table:
+    head = await event_log.head(connection)
+    table = Table("what", "position", "lag", "behind", "state", title=f"epoch {head.epoch}")
+    table.add_row("log", str(head.position), "", "", "")
+    table.add_row("relay", *await _relay_status(bus, head))
+    rows = await (await connection.execute(STATUS, (list(NAMES),))).fetchall()
+    for name, position, lag_events, lag_seconds, failed_at, reason in rows:
+        state = "live" if lag_events == 0 else "behind"
+        if failed_at is not None:
+            state = f"failed at {failed_at}: {reason}"
+        table.add_row(name, str(position), str(lag_events), f"{lag_seconds:.1f} s", state)
+    return table
+
+
+async def _relay_status(bus: Bus, head: event_log.Head) -> tuple[str, str, str, str]:
+    try:
+        position = await bus.last_sequence(stream_name(head.epoch)) or 0
+    except Unavailable as error:
+        return ("", "", "", str(error))
+    lag = head.position - position
+    return (str(position), str(lag), "", "live" if lag == 0 else "behind")
+
+
+async def run_events(
+    settings: Settings, *, stream: str | None, type_name: str | None, after: int, follow: bool
+) -> None:
+    """One JSON object a line, fields named as the columns of event_log; sealed stays sealed."""
+    async with await database.connect(settings.database_url, name="events") as connection:
+        while True:
+            up_to = (await event_log.head(connection)).position
+            while rows := await _page(connection, stream, type_name, after, up_to):
+                for row in rows:
+                    sys.stdout.write(_line(row))
+                sys.stdout.flush()
+                after = rows[-1][0]
+            after = max(after, up_to)
+            if not follow:
+                return
+            await asyncio.sleep(FOLLOW_POLL_SECONDS)
+
+
+async def _page(
+    connection: Connection, stream: str | None, type_name: str | None, after: int, up_to: int
+) -> list[Any]:
+    parameters = {
+        "after": after,
+        "up_to": up_to,
+        "stream": stream,
+        "type": type_name,
+        "limit": EVENTS_PAGE,
+    }
+    return await (await connection.execute(EVENTS, parameters)).fetchall()
+
+
+def _line(row: tuple[Any, ...]) -> str:
+    *columns, data, metadata, at = row
+    envelope = Envelope(*columns, msgspec.Raw(data.encode()), msgspec.Raw(metadata.encode()), at)
+    return msgspec.json.encode(envelope).decode() + "\n"
+
+
+async def _position(connection: Connection, until: str) -> int:
+    """A position as it is, or the last one recorded by an RFC 3339 time."""
+    if until.isdigit():
+        head = (await event_log.head(connection)).position
+        if int(until) > head:
+            raise Unavailable(f"the log ends at {head}, before {until}")
+        return int(until)
+    return await event_log.position_at(connection, datetime.fromisoformat(until))
