@@ -16,6 +16,8 @@ from infra.settings import Settings
 from projections.projection import Projection
 
 KEYRING_POOL_SIZE = 2
+CANCEL_SECONDS = 0.25
+MAX_CANCELS = 12
 
 
 async def until_signal(*work: Coroutine[Any, Any, None]) -> None:
@@ -31,9 +33,19 @@ async def until_signal(*work: Coroutine[Any, Any, None]) -> None:
         for task in done - {waiting}:
             await task
     finally:
-        for task in (waiting, *tasks):
+        await end(waiting, *tasks)
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels them, again and again: up to Python 3.11, a `wait_for` (nats-py has many) that
+    is answered at the same moment forgets that it was cancelled."""
+    pending: set[asyncio.Task[Any]] = set(tasks)
+    for _ in range(MAX_CANCELS):
+        for task in pending:
             task.cancel()
-        await asyncio.gather(waiting, *tasks, return_exceptions=True)
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+        if not pending:
+            return
 
 
 async def relay(settings: Settings) -> None:

@@ -9,6 +9,7 @@ projection (payload: the position), `messenger.sessions` when sessions ended.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import nats
 from nats.aio.client import Client
@@ -42,6 +43,22 @@ Callback = Callable[[Msg], Awaitable[None]]
 
 def stream_name(epoch: int) -> str:
     return f"EVENT_LOG_{epoch}"
+
+
+class Extent(NamedTuple):
+    """What a stream holds. `begin` is the sequence that it was made to begin with."""
+
+    begin: int
+    first: int
+    last: int
+    messages: int
+    bytes: int
+
+    @property
+    def is_short(self) -> bool:
+        """Whether messages are gone that neither count nor size limit took."""
+        taken = self.last - self.begin + 1
+        return self.messages < min(taken, RETAINED_EVENTS) and self.bytes < RETAINED_BYTES // 2
 
 
 class Bus:
@@ -99,8 +116,33 @@ class Bus:
 
     async def last_sequence(self, stream: str) -> int | None:
         """None if there is no such stream. Raises Unavailable."""
+        extent = await self.extent(stream)
+        return None if extent is None else extent.last
+
+    async def extent(self, stream: str) -> Extent | None:
+        """None if there is no such stream. Raises Unavailable."""
         try:
-            return (await self.jetstream.stream_info(stream)).state.last_seq
+            info = await self.jetstream.stream_info(stream)
+        except NotFoundError:
+            return None
+        except BUS_ERRORS as error:
+            raise Unavailable(f"JetStream does not answer: {error}") from error
+        state, begin = info.state, info.config.first_seq or 1
+        return Extent(begin, state.first_seq, state.last_seq, state.messages, state.bytes)
+
+    async def delete_stream(self, stream: str) -> None:
+        """Raises Unavailable."""
+        try:
+            await self.jetstream.delete_stream(stream)
+        except NotFoundError:
+            pass
+        except BUS_ERRORS as error:
+            raise Unavailable(f"JetStream does not delete {stream}: {error}") from error
+
+    async def stream_of_events(self) -> str | None:
+        """Whichever stream takes the events' subjects; they allow only one. Raises Unavailable."""
+        try:
+            return await self.jetstream.find_stream_name_by_subject(EVENT_SUBJECTS)
         except NotFoundError:
             return None
         except BUS_ERRORS as error:

@@ -101,6 +101,8 @@ async def read(
 
     Raises LogError if a position is missing.
     """
+    if after == up_to:
+        return []
     cursor = await connection.execute(RANGE, {"types": list(types), "after": after, "up_to": up_to})
     rows = await cursor.fetchall()
     if len(rows) != up_to - after:
@@ -119,17 +121,15 @@ async def open_events(events: list[Event], keyring: Keyring) -> None:
 
 
 async def tails(
-    connection: Connection, known: Mapping[StreamId, int], keyring: Keyring, *, last_only: bool
+    connection: Connection, known: Mapping[StreamId, int], *, last_only: bool
 ) -> list[StreamEvent]:
-    """What came after the known versions, opened, in log order; or the last event of each."""
+    """What came after the known versions, in log order, sealed; or the last event of each."""
     statement = LAST_EVENTS if last_only else TAILS
     cursor = await connection.execute(statement, (list(known), list(known.values())))
-    found = [
+    return [
         StreamEvent(stream, version, Place(position, at), codec.decode(type_name, schema, data))
         for stream, version, position, at, type_name, schema, data in await cursor.fetchall()
     ]
-    await open_events([item.event for item in found], keyring)
-    return found
 
 
 async def newest_message(connection: Connection, chat_id: ChatId, *, besides: UserId) -> int:

@@ -10,7 +10,7 @@ turns within the process, so that contention costs attempts only between process
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -67,13 +67,18 @@ class Done(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A command with who sends it; `now` is set by imports, which bring their own time."""
+    """A command with who sends it; `now` is set by imports, which bring their own time.
+
+    `presumed`: the sender alone writes these streams, and sends on before it is answered. What
+    was decided then counts for the next decisions at once; their guards hold only if it lands.
+    """
 
     command: Command
     actor: UserId | None
     key: str | None = None
     request_id: str | None = None
     now: datetime | None = None
+    presumed: bool = False
 
 
 class Executor:
@@ -117,30 +122,40 @@ class Executor:
         """Usernames are personal: the table of unique values knows them by a keyed hash."""
         return self._secret.blind(scope, value.encode()) if scope == "username" else value
 
-    async def refresh(self, streams: list[StreamId]) -> bool:
-        """Folds what the log has beyond the cache; tells whether there was anything."""
-        changed = False
+    async def overtaken(self, seen: Mapping[StreamId, int]) -> bool:
+        """Whether the log is beyond what a decision saw; the cache is then up to date.
+
+        The cache alone can't tell: another command may have brought it up to date meanwhile.
+        """
+        await self.refresh(list(seen))
+        return any(self._known(stream).version != version for stream, version in seen.items())
+
+    async def refresh(self, streams: list[StreamId]) -> None:
+        """Folds what the log has beyond the cache."""
+        known = {stream: self._known(stream).version for stream in streams}
         for last_only in (False, True):
             group = {
-                stream: self._known(stream).version
-                for stream in streams
+                stream: version
+                for stream, version in known.items()
                 if aggregate_of(stream).last_event_suffices is last_only
             }
             if group:
-                changed |= await self._fold_tails(group, last_only=last_only)
-        return changed
+                await self._fold_tails(group, last_only=last_only)
 
-    async def _fold_tails(self, known: Mapping[StreamId, int], *, last_only: bool) -> bool:
+    async def _fold_tails(self, known: Mapping[StreamId, int], *, last_only: bool) -> None:
         async with self._pool.connection() as connection:
-            tails = await event_log.tails(connection, known, self._keyring, last_only=last_only)
+            tails = await event_log.tails(connection, known, last_only=last_only)
+        # With the connection given back: fetching keys takes one too, and who holds one while
+        # waiting for another can wait for ever.
+        await event_log.open_events([item.event for item in tails], self._keyring)
         for stream in known:
             self._remember(stream, self._known(stream))
         for item in tails:
             current = self._known(item.stream)
-            if item.version > current.version:
+            # It may have been folded further meanwhile, or been dropped to make room.
+            if item.version == current.version + 1 or (last_only and item.version > current.version):
                 state = aggregate_of(item.stream).evolve(current.state, item.event, item.place)
                 self._remember(item.stream, Versioned(item.version, state))
-        return bool(tails)
 
     def _known(self, stream: StreamId) -> Versioned:
         return self._states.get(stream) or Versioned(0, aggregate_of(stream).initial)
@@ -162,6 +177,10 @@ class Executor:
                 state = aggregate_of(stream).evolve(known.state, event, place)
                 self._remember(stream, Versioned(known.version + 1, state))
                 versions[stream] = known.version + 1
+
+    def forget(self, streams: Iterable[StreamId]) -> None:
+        for stream in streams:
+            self._states.pop(stream, None)
 
     def touch(self, streams: Mapping[StreamId, int]) -> None:
         for stream in streams:
@@ -197,11 +216,15 @@ class Executor:
     async def seal(self, events: list[Event]) -> list[bytes]:
         for event in events:
             if event.founds_keys:
-                await self._keyring.create(event.user_id)  # type: ignore[attr-defined]
+                await self.create_keys([event.user_id])  # type: ignore[attr-defined]
         key_ids = codec.key_ids(events)
         if any(self._keyring.cipher(key_id) is None for key_id in key_ids):
             await self._keyring.load(key_ids)
         return [codec.encode(event, self._keyring) for event in events]
+
+    async def create_keys(self, user_ids: Iterable[UserId]) -> None:
+        """For many users to come at once; `seal` makes those that are still missing."""
+        await self._keyring.create(user_ids)
 
     async def append(self, append: Append) -> Outcome:
         return await self._appender.append(append)
@@ -247,7 +270,11 @@ class _Attempt:
         if not decision.events and key is None:
             return await self._confirmed(view, decision)
         append = await self._append(view, decision, key)
+        if self._request.presumed:
+            self._presume(view, decision)
         outcome = await self._executor.append(append)
+        if self._request.presumed:
+            self._correct(view, decision, outcome)
         match outcome.verdict:
             case "appended":
                 self._learn(view, decision, outcome)
@@ -280,7 +307,7 @@ class _Attempt:
 
     async def _replayed_or(self, view: View, refusal: Refusal) -> Done | None:
         """A refusal holds if the log agrees, and the key (if any) is not known already."""
-        if await self._executor.refresh(list(view.used)):
+        if await self._executor.overtaken(view.used):
             return None
         key = self._key(Decision([]))
         known = await self._executor.known_key(key) if key else None
@@ -293,7 +320,7 @@ class _Attempt:
     async def _confirmed(self, view: View, decision: Decision) -> Done | None:
         """Nothing to do, if the log agrees."""
         head = await self._executor.head()
-        if await self._executor.refresh(list(view.used)):
+        if await self._executor.overtaken(view.used):
             return None
         return Done(head, msgspec.json.encode(decision.answer))
 
@@ -344,6 +371,26 @@ class _Attempt:
         places = [Place(first + n, self._context.now) for n in range(len(decision.events))]
         self._executor.learn(decision.events, view.used, places)
         self._executor.touch(view.used)
+
+
+    def _presume(self, view: View, decision: Decision) -> None:
+        """As learned, but for the positions, which are not known yet."""
+        places = [Place(0, self._context.now)] * len(decision.events)
+        self._executor.learn(decision.events, view.used, places)
+
+    def _correct(self, view: View, decision: Decision, outcome: Outcome) -> None:
+        """Takes back what was wrong; a new stream is learned again, with its position."""
+        streams = [event.stream for event in decision.events]
+        if outcome.verdict == "appended":
+            states = self._executor.states
+            streams = [
+                stream
+                for stream in streams
+                if view.used.get(stream) == 0
+                and stream in states
+                and states[stream].version == streams.count(stream)
+            ]
+        self._executor.forget(streams)
 
 
 def _reused() -> KeyReused:

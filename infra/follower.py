@@ -8,6 +8,8 @@ PostgreSQL instead and starts it again.
 import asyncio
 from collections import deque
 from collections.abc import Collection
+from contextlib import suppress
+from typing import Self
 
 import msgspec
 from nats.aio.msg import Msg
@@ -39,25 +41,24 @@ class Follower:
         self._consumer: tuple[str, str] | None = None
         self._next = 0
 
-    async def __aenter__(self) -> "Follower":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    @property
-    def is_full(self) -> bool:
-        return len(self._buffer) >= MAX_BUFFERED_EVENTS // 2
-
-    async def start(self, stream: str, *, after: int) -> None:
-        """Does nothing if it follows there already, or if JetStream can't be reached."""
+    async def start(self, stream: str, *, after: int) -> int:
+        """Where the copy ended as it began to follow; 0 if it follows there already, or if
+        JetStream can't be reached."""
         if self._subscription is not None and self._next > after:
-            return
+            return 0
         await self.stop()
         try:
             await self._subscribe(stream, after)
+            return await self._bus.last_sequence(stream) or 0
         except (MessengerError, NotFoundError, *BUS_ERRORS):
             await self.stop()
+            return 0
 
     async def stop(self) -> None:
         subscription, self._subscription = self._subscription, None
@@ -85,10 +86,9 @@ class Follower:
 
     async def _wait(self, timeout_seconds: float) -> None:
         self._arrived.clear()
-        try:
-            await asyncio.wait_for(self._arrived.wait(), timeout_seconds)
-        except TimeoutError:
-            pass
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await self._arrived.wait()
 
     async def _subscribe(self, stream: str, after: int) -> None:
         client = self._bus.client

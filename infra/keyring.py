@@ -35,7 +35,8 @@ FETCH = """
 
 CREATE = """
     INSERT INTO user_keys (user_id, purpose, key, created_at)
-    VALUES (%s, %s, %s, %s)
+    SELECT user_id, purpose, key, %s
+    FROM unnest(%s::uuid[], %s::text[], %s::bytea[]) AS new (user_id, purpose, key)
     ON CONFLICT DO NOTHING
 """
 
@@ -107,16 +108,22 @@ class Keyring:
                 key_id = KeyId(user_id, purpose)
                 self._ciphers[key_id] = AESGCM(self._unwrap(key_id, bytes(key)))
 
-    async def create(self, user_id: UserId) -> None:
-        """Makes both keys, unless another process just did."""
-        now = clock.now()
-        rows = [
-            (user_id, purpose, self._wrap(KeyId(user_id, purpose), os.urandom(32)), now)
-            for purpose in PURPOSES
+    async def create(self, user_ids: Iterable[UserId]) -> None:
+        """Makes both keys of each, unless another process just did; those at hand are there."""
+        wanted = [
+            key_id
+            for user_id in user_ids
+            for key_id in (KeyId(user_id, purpose) for purpose in PURPOSES)
+            if key_id not in self._ciphers
         ]
+        if not wanted:
+            return
+        users = [key_id.user_id for key_id in wanted]
+        purposes = [key_id.purpose for key_id in wanted]
+        keys = [self._wrap(key_id, os.urandom(32)) for key_id in wanted]
         async with self._pool.connection() as connection:
-            await connection.cursor().executemany(CREATE, rows)
-        await self.load([KeyId(user_id, purpose) for purpose in PURPOSES])
+            await connection.execute(CREATE, (clock.now(), users, purposes, keys))
+        await self.load(wanted)
 
     def _touch(self, key_id: KeyId) -> bool:
         """Whether it is cached; if so, others make room first: a load may not drop what it was

@@ -1,6 +1,6 @@
 """Runs one projection: reads the log, plans, writes rows and checkpoint in one transaction.
 
-While behind it reads PostgreSQL; at the head it follows JetStream from its checkpoint on. Each
+While behind or busy it reads PostgreSQL; else it follows JetStream from its checkpoint on. Each
 event must be the next one: a gap, a repeat, silence or a dead NATS only means that it reads
 PostgreSQL again. The checkpoint's row is locked first and must be where this daemon left it,
 so that two daemons of one name, or a replay's swap, can never apply an event twice.
@@ -24,7 +24,7 @@ from infra import bus as buses
 from infra import clock, database, event_log, partitions
 from infra.bus import Bus
 from infra.database import DOWN, Connection, first_line
-from infra.errors import MessengerError, Stopped
+from infra.errors import MessengerError, Stopped, Unavailable
 from infra.follower import Follower
 from infra.keyring import Keyring
 from infra.logs import Logger
@@ -36,7 +36,12 @@ BATCH_TARGET_SECONDS = 0.5
 # At most so many commits a second while following: under load, batches grow instead.
 COMMIT_INTERVAL_SECONDS = 0.025
 POLL_SECONDS = 0.25
+# An event from JetStream costs this process about 100 µs, one of a range of PostgreSQL 10 µs
+# and the range itself 500 µs: from this many events a commit on, ranges are read instead.
+BUSY_EVENTS = 8
+QUIET_ROUNDS = 8
 RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
+FENCED_SECONDS = 0.25
 STATEMENT_TIMEOUT_MS = 120_000
 
 CHECKPOINT = """
@@ -77,7 +82,13 @@ RECORD_FAILURE = """
 
 FORGET_FAILURE = """
     DELETE FROM public.projection_failures
-    WHERE projection = %s
+    WHERE projection = %s AND position <= %s
+"""
+
+TYPE_AT = """
+    SELECT type
+    FROM public.event_log
+    WHERE position = %s
 """
 
 
@@ -86,13 +97,17 @@ class Fenced(MessengerError):
 
 
 class Poisoned(MessengerError):
-    """An event can't be applied."""
+    """An event can't be read, opened or applied."""
 
-    def __init__(self, recorded: Recorded, reason: str) -> None:
-        super().__init__(f"event {recorded.position}: {reason}")
-        self.position = recorded.position
-        self.type = recorded.event.type if recorded.event else "unknown"
+    def __init__(self, position: int, type_name: str, reason: str) -> None:
+        super().__init__(f"event {position} ({type_name}): {reason}")
+        self.position = position
+        self.type = type_name
         self.reason = reason
+
+
+# What says nothing about the events at hand.
+NOT_THE_EVENT = (Stopped, Fenced, Unavailable, *DOWN)
 
 
 class Reader:
@@ -111,6 +126,10 @@ class Reader:
         events = await event_log.read(self._connection, after=after, up_to=up_to, types=self.types)
         await self.open(events)
         return events
+
+    async def type_at(self, position: int) -> str:
+        row = await (await self._connection.execute(TYPE_AT, (position,))).fetchone()
+        return str(row[0]) if row else "missing"
 
     async def open(self, events: list[Recorded]) -> None:
         to_open = [event for _, _, event in events if type(event) in self._opens]
@@ -141,22 +160,39 @@ class Writer:
 
     async def write(self, steps: list[Step], *, after: int, up_to: int) -> None:
         """Inside a transaction of the caller's."""
+        await self._lock(after)
         for step in steps:
             if isinstance(step, MonthlyPartitions):
                 await self._partitions.ensure(self.connection, step.table, step.months)
         async with self.connection.pipeline():
-            locked = await self.connection.execute(LOCK_CHECKPOINT, (self.projection.name,))
             for step in steps:
                 if isinstance(step, Statement) and any(step.rows.values()):
                     await self.connection.execute(step.sql, _parameters(step))
             await self.connection.execute(MOVE_CHECKPOINT, (up_to, self.projection.name))
-        row: Any = await locked.fetchone()
+
+    async def _lock(self, after: int) -> None:
+        """Before anything is written: what another daemon wrote would look like a bad event."""
+        cursor = await self.connection.execute(LOCK_CHECKPOINT, (self.projection.name,))
+        row = await cursor.fetchone()
         if row is None or row[0] != after:
             raise Fenced(f"{self.projection.name} is not at {after} any more")
 
 
 def _parameters(step: Statement) -> dict[str, str]:
     return {name: msgspec.json.encode(rows).decode() for name, rows in step.rows.items()}
+
+
+async def one_by_one(reader: Reader, writer: Writer, *, after: int, up_to: int) -> None:
+    """Applies events singly, after a batch of them broke: raises Poisoned at the one that did."""
+    for position in range(after + 1, up_to + 1):
+        try:
+            events = await reader.read(after=position - 1, up_to=position)
+            await writer.apply(events, after=position - 1)
+        except NOT_THE_EVENT:
+            raise
+        except Exception as error:
+            type_name = await reader.type_at(position)
+            raise Poisoned(position, type_name, first_line(error)) from error
 
 
 class Pace:
@@ -191,6 +227,7 @@ class Projector:
         self._bus = bus
         self._logger = logger.bind(projection=projection.name)
         self._pace = Pace()
+        self._may_have_failed = True  # an earlier process may have left a record of it
         self.position = 0
 
     async def run(self) -> None:
@@ -201,12 +238,13 @@ class Projector:
                     self.position = await writer.checkpoint()
                     self._logger.info("projector_starts", position=self.position)
                     began = self.position
-                    await self._keep_up(reader, writer)
+                    await self._keep_up_or_stop_at(reader, writer)
             except Stopped:
                 raise
             except Fenced as fenced:
+                # The other one goes on meanwhile; nothing is gained by racing it.
                 self._logger.info("projector_fenced", reason=str(fenced))
-                continue
+                await asyncio.sleep(FENCED_SECONDS)
             except (MessengerError, psycopg.Error, *DOWN) as error:
                 self._logger.warning("projector_interrupted", reason=first_line(error))
                 failures = 0 if self.position > began else failures + 1
@@ -226,21 +264,67 @@ class Projector:
                 Writer(self._projection, writing),
             )
 
+    async def _keep_up_or_stop_at(self, reader: Reader, writer: Writer) -> None:
+        """Whatever broke, if it breaks again for a single event, then it is that event."""
+        try:
+            await self._keep_up(reader, writer)
+        except NOT_THE_EVENT:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is told apart by trying each event
+            self._logger.warning("batch_failed", reason=first_line(error), after=self.position)
+            await self._find_poison(reader, writer)
+
+    async def _find_poison(self, reader: Reader, writer: Writer) -> None:
+        head = (await reader.head()).position
+        up_to = min(head, self.position + MAX_BATCH_EVENTS)
+        try:
+            await one_by_one(reader, writer, after=self.position, up_to=up_to)
+        except Poisoned as poisoned:
+            await self._record(writer.connection, poisoned)
+            raise
+
     async def _keep_up(self, reader: Reader, writer: Writer) -> None:
         async with Follower(self._bus, reader.types) as follower:
             while True:
-                head = await reader.head()
-                if head.position < self.position:
-                    raise Stopped(
-                        f"{self._projection.name} is at {self.position} but the log ends at "
-                        f"{head.position}: the log went back in time; see README, Operations"
-                    )
-                await self._catch_up(reader, writer, head.position)
-                await follower.start(buses.stream_name(head.epoch), after=self.position)
+                head = await self._poll(reader, writer)
+                stream = buses.stream_name(head.epoch)
+                copied = await follower.start(stream, after=self.position)
+                if copied > head.position:
+                    await self._refuse_copy_beyond(reader, stream, copied)
                 await self._follow(reader, writer, follower)
 
+    async def _refuse_copy_beyond(self, reader: Reader, stream: str, copied: int) -> None:
+        """What a copy has beyond the log is not history, or not any more."""
+        head = await reader.head()
+        if copied > head.position:
+            raise Stopped(
+                f"{stream} ends at {copied} but the log at {head.position}: the log went back in "
+                "time; see README, Operations"
+            )
+
+    async def _poll(self, reader: Reader, writer: Writer) -> event_log.Head:
+        """From PostgreSQL, until there is little to do; the log's head at that time."""
+        quiet_rounds = 0
+        while True:
+            began, position = monotonic(), self.position
+            head = await reader.head()
+            self._refuse_return(head)
+            await self._catch_up(reader, writer, head.position)
+            events = self.position - position
+            quiet_rounds = quiet_rounds + 1 if events < BUSY_EVENTS else 0
+            if events == 0 or quiet_rounds == QUIET_ROUNDS:
+                return head
+            await self._pace_commits(began)
+
+    def _refuse_return(self, head: event_log.Head) -> None:
+        if head.position < self.position:
+            raise Stopped(
+                f"{self._projection.name} is at {self.position} but the log ends at "
+                f"{head.position}: the log went back in time; see README, Operations"
+            )
+
     async def _catch_up(self, reader: Reader, writer: Writer, head: int) -> None:
-        """Up to the head from PostgreSQL, reading the next range while this one is written."""
+        """Up to the head, reading the next range while this one is written."""
         ahead: asyncio.Task[list[Recorded]] | None = None
         try:
             while self.position < head:
@@ -257,43 +341,32 @@ class Projector:
         return asyncio.create_task(reader.read(after=after, up_to=up_to))
 
     async def _follow(self, reader: Reader, writer: Writer, follower: Follower) -> None:
-        """Until the follower has nothing: then PostgreSQL is asked what there is."""
+        """Until the follower has nothing, or so much that ranges of PostgreSQL cost less."""
         while events := await follower.take(
             after=self.position, most=self._pace.events, timeout_seconds=POLL_SECONDS
         ):
             began = monotonic()
             await reader.open(events)
             await self._apply(writer, events)
-            if not follower.is_full:
-                await asyncio.sleep(max(0.0, COMMIT_INTERVAL_SECONDS - (monotonic() - began)))
+            if len(events) >= BUSY_EVENTS:
+                await follower.stop()
+                return
+            await self._pace_commits(began)
+
+    async def _pace_commits(self, began: float) -> None:
+        await asyncio.sleep(max(0.0, COMMIT_INTERVAL_SECONDS - (monotonic() - began)))
 
     async def _apply(self, writer: Writer, events: list[Recorded]) -> None:
         if not events:
             return
         began = monotonic()
-        try:
-            self.position = await writer.apply(events, after=self.position)
-        except (Fenced, *DOWN):
-            raise
-        except Exception as error:
-            await self._apply_singly(writer, events, error)
+        self.position = await writer.apply(events, after=self.position)
         self._pace.took(len(events), monotonic() - began)
         self._bus.hint(f"{buses.PROJECTED}.{self._projection.name}", b"%d" % self.position)
-
-    async def _apply_singly(
-        self, writer: Writer, events: list[Recorded], reason: Exception
-    ) -> None:
-        """Finds the event at which a batch breaks, having applied those before it."""
-        self._logger.warning("batch_failed", reason=first_line(reason), events=len(events))
-        for recorded in events:
-            try:
-                self.position = await writer.apply([recorded], after=self.position)
-            except (Fenced, *DOWN):
-                raise
-            except Exception as error:
-                await self._record(writer.connection, Poisoned(recorded, first_line(error)))
-                raise Poisoned(recorded, first_line(error)) from error
-        await writer.connection.execute(FORGET_FAILURE, (self._projection.name,))
+        if self._may_have_failed:
+            name = self._projection.name
+            await writer.connection.execute(FORGET_FAILURE, (name, self.position))
+            self._may_have_failed = False
 
     async def _record(self, connection: Connection, poisoned: Poisoned) -> None:
         self._logger.error(
@@ -302,6 +375,7 @@ class Projector:
             type=poisoned.type,
             reason=poisoned.reason,
         )
+        self._may_have_failed = True
         await connection.execute(
             RECORD_FAILURE,
             (

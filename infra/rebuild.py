@@ -7,20 +7,27 @@ writing does not need are made after the load.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from time import monotonic
 from typing import Any
 
 import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable, SetTableComment
 
 from infra import database, tables
 from infra.database import Connection
 from infra.keyring import Keyring
-from infra.projector import STATEMENT_TIMEOUT_MS, Pace, Reader, Writer
+from infra.projector import (
+    NOT_THE_EVENT,
+    STATEMENT_TIMEOUT_MS,
+    Pace,
+    Reader,
+    Writer,
+    one_by_one,
+)
 from projections.projection import Projection
 
 MAX_BATCH_EVENTS = 10_000
@@ -50,21 +57,31 @@ class Rebuild:
         self._pace = Pace(MAX_BATCH_EVENTS)
 
     async def advance(self, up_to: int, progress: Progress) -> None:
-        """From where it is to a position, reading one range while another is written."""
+        """From where it is to a position. Raises Poisoned at an event that can't be applied."""
+        async with aclosing(self._batches(up_to)) as batches:
+            async for position in batches:
+                progress(position, up_to)
+
+    async def _batches(self, up_to: int) -> AsyncGenerator[int, None]:
+        """The position after each batch; the next one is read while one is written."""
         ahead: asyncio.Task[Any] | None = None
         try:
             while self.position < up_to:
-                ahead = ahead or self._read(self.position, up_to)
-                events = await ahead
+                events = await (ahead or self._read(self.position, up_to))
                 ahead = self._read(events[-1].position, up_to)
                 began = monotonic()
                 self.position = await self.writer.apply(events, after=self.position)
                 self._pace.took(len(events), monotonic() - began)
-                progress(self.position, up_to)
+                yield self.position
+        except NOT_THE_EVENT:
+            raise
+        except Exception:
+            await _settle(ahead)
+            reach = min(up_to, self.position + MAX_BATCH_EVENTS)
+            await one_by_one(self.reader, self.writer, after=self.position, up_to=reach)
+            raise
         finally:
-            if ahead is not None:
-                ahead.cancel()
-                await asyncio.gather(ahead, return_exceptions=True)
+            await _settle(ahead)
 
     def _read(self, after: int, up_to: int) -> "asyncio.Task[Any]":
         reach = min(up_to, after + self._pace.events)
@@ -83,9 +100,16 @@ class Rebuild:
 
 @asynccontextmanager
 async def opened(
-    projection: Projection, *, url: str, schema: str, keyring: Keyring, fresh: bool = False
+    projection: Projection,
+    *,
+    url: str,
+    schema: str,
+    keyring: Keyring,
+    fresh: bool = False,
+    up_to: int | None = None,
 ) -> AsyncIterator[Rebuild]:
-    """Makes the schema and its tables, or goes on with those that an earlier run left."""
+    """Makes the schema and its tables, or goes on with those that an earlier run left, unless
+    that went beyond `up_to`."""
     name = f"rebuild {projection.name}"
     async with (
         await database.connect(url, name=name) as reading,
@@ -100,7 +124,16 @@ async def opened(
             projection, schema, Reader(projection, reading, keyring), Writer(projection, writing)
         )
         rebuild.position = await rebuild.writer.checkpoint()
+        if up_to is not None and rebuild.position > up_to:
+            await _prepare(writing, projection, schema, fresh=True)
+            rebuild.position = await rebuild.writer.checkpoint()
         yield rebuild
+
+
+async def _settle(ahead: "asyncio.Task[Any] | None") -> None:
+    if ahead is not None:
+        ahead.cancel()
+        await asyncio.gather(ahead, return_exceptions=True)
 
 
 async def drop(connection: Connection, schema: str) -> None:
@@ -129,6 +162,7 @@ async def _prepare(
 def _tables(projection: Projection) -> list[str]:
     owned = [*tables.tables_of(projection.name), tables.projection_checkpoints]
     statements = [_ddl(CreateTable(table)) for table in owned]
+    statements += [_ddl(SetTableComment(table)) for table in owned if table.comment]
     return statements + [
         _ddl(CreateIndex(index))
         for table in owned

@@ -11,7 +11,9 @@ went back in time: the relay stops with one line, for an operator to act.
 """
 
 import asyncio
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -19,8 +21,8 @@ from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
 from infra import bus as buses
-from infra import database, event_log
-from infra.bus import BUS_ERRORS, Bus, stream_name
+from infra import clock, database, event_log
+from infra.bus import BUS_ERRORS, Bus, Extent, stream_name
 from infra.database import DOWN, Connection, first_line
 from infra.errors import LogError, MessengerError, Stopped, Unavailable
 from infra.logs import Logger
@@ -29,6 +31,7 @@ WINDOW_EVENTS = 1_000
 MIN_POLL_SECONDS = 0.005
 MAX_POLL_SECONDS = 0.25
 FOLLOWER_POLL_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 RELAY_LOCK = 0x72656C61  # "rela"
 
@@ -113,39 +116,65 @@ class Relay:
         stream = stream_name(head.epoch)
         last = await self._meet(connection, stream, head)
         self._logger.info("relay_leads", stream=stream, sequence=last, head=head.position)
-        poll_seconds = MIN_POLL_SECONDS
+        poll_seconds, looked = MIN_POLL_SECONDS, monotonic()
         while True:
             self._wake.clear()
             sent = await self._send_window(connection, stream, last)
+            if monotonic() - looked >= LOOK_SECONDS:
+                await self._look(stream, sent)
+                looked = monotonic()
             if sent > last:
-                last, poll_seconds = sent, MIN_POLL_SECONDS
-                self.position = last
-                continue
-            await self._pause(poll_seconds)
-            if poll_seconds >= MAX_POLL_SECONDS and await self._bus.last_sequence(stream) != last:
-                raise Unavailable(f"{stream} is not as it was left")
-            poll_seconds = min(poll_seconds * 2, MAX_POLL_SECONDS)
+                self.position = last = sent
+                poll_seconds = MIN_POLL_SECONDS
+            else:
+                await self._pause(poll_seconds)
+                poll_seconds = min(poll_seconds * 2, MAX_POLL_SECONDS)
+
+    async def _look(self, stream: str, last: int) -> None:
+        """Nothing tells us when somebody wipes the copy."""
+        extent = await self._bus.extent(stream)
+        if extent is None or extent.last != last or await self._is_cut(stream, extent):
+            raise Unavailable(f"{stream} is not as it was left")
+
+    async def _is_cut(self, stream: str, extent: Extent) -> bool:
+        """Whether events are gone from the copy that no limit took, such as by a purge."""
+        if not extent.is_short or extent.messages == 0:
+            return extent.is_short
+        oldest = await self._bus.jetstream.get_msg(stream, extent.first)
+        aged = clock.now() - timedelta(seconds=buses.RETAINED_SECONDS / 2)
+        return oldest.time is None or oldest.time > aged
 
     async def _pause(self, poll_seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._wake.wait(), poll_seconds)
-        except TimeoutError:
-            pass
+        with suppress(TimeoutError):
+            async with asyncio.timeout(poll_seconds):
+                await self._wake.wait()
 
     async def _meet(self, connection: Connection, stream: str, head: event_log.Head) -> int:
         """Where the copy ends, after making sure that it is a copy of this log."""
-        last = await self._bus.last_sequence(stream)
-        if last is None:
-            first = max(1, head.position - buses.RETAINED_EVENTS + 1)
-            await self._bus.create_stream(stream, first_sequence=first)
-            return first - 1
-        if last > head.position:
+        extent = await self._bus.extent(stream)
+        if extent is None:
+            return await self._begin(stream, head)
+        if extent.last > head.position:
             raise Stopped(
-                f"{stream} ends at {last} but the log at {head.position}: the log went back in "
-                "time; see README, Operations"
+                f"{stream} ends at {extent.last} but the log at {head.position}: the log went back "
+                "in time; see README, Operations"
             )
-        await self._compare(connection, stream, last)
-        return last
+        if await self._is_cut(stream, extent):
+            # Its sequences can't be used again: only a new stream holds the old events.
+            await self._bus.delete_stream(stream)
+            return await self._begin(stream, head)
+        if extent.last > 0:
+            await self._compare(connection, stream, extent.last)
+        return extent.last
+
+    async def _begin(self, stream: str, head: event_log.Head) -> int:
+        """A new copy, of as much as is retained; that of an earlier epoch makes room for it."""
+        taken_by = await self._bus.stream_of_events()
+        if taken_by in {stream_name(epoch) for epoch in range(1, head.epoch)}:
+            await self._bus.delete_stream(str(taken_by))
+        first = max(1, head.position - buses.RETAINED_EVENTS + 1)
+        await self._bus.create_stream(stream, first_sequence=first)
+        return first - 1
 
     async def _compare(self, connection: Connection, stream: str, sequence: int) -> None:
         try:

@@ -98,7 +98,9 @@ async def as_of(
 ) -> int:
     """The read model as it was at a position, in a schema that stays."""
     scratch = f"{schema}_{projection.name}_building"
-    async with rebuild.opened(projection, url=url, schema=scratch, keyring=keyring) as copy:
+    async with rebuild.opened(
+        projection, url=url, schema=scratch, keyring=keyring, up_to=until
+    ) as copy:
         await copy.advance(until, progress)
         await copy.index()
         connection = copy.writer.connection
@@ -150,7 +152,7 @@ async def _swap(copy: Rebuild) -> int:
     await connection.execute(f"SET LOCAL lock_timeout = {SWAP_LOCK_TIMEOUT_MS:d}")
     cursor = await connection.execute(LOCK_LIVE_CHECKPOINT, (projection.name,))
     row: Any = await cursor.fetchone()
-    position = max(row[0], copy.position)
+    position: int = max(row[0], copy.position)
     if position > copy.position:
         events = await copy.reader.read(after=copy.position, up_to=position)
         await copy.writer.write(projection.plan(events), after=copy.position, up_to=position)

@@ -35,6 +35,8 @@ COMPARE = sql.SQL(
     """
 )
 
+HOLD = sql.SQL("LOCK TABLE ONLY public.{table} IN ACCESS SHARE MODE")
+
 COUNT = sql.SQL("SELECT count(*) FROM public.{table}")
 
 
@@ -91,6 +93,9 @@ async def _compare(copy: Rebuild) -> Verdict:
     await connection.execute(f"SET statement_timeout = {COMPARE_TIMEOUT_MS:d}")
     async with connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        # Before the snapshot: rows of tables swapped in later would not be in it.
+        for table in tables.tables_of(copy.projection.name):
+            await connection.execute(HOLD.format(table=sql.Identifier(table.name)))
         position = await _live_position(copy)
         if position > copy.position:
             events = await copy.reader.read(after=copy.position, up_to=position)

@@ -1,0 +1,59 @@
+# Every target works from a fresh clone. ARGS is passed on:
+#   make up ARGS="--port 9000"      make test ARGS="-k relay"
+
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+CODE := domain commands projections infra api migrations tests
+
+# The first of these that is Python 3.11 or later makes the environment.
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+.PHONY: install install-test up test check bench clean
+
+install: $(VENV)/.installed
+
+install-test: $(VENV)/.installed-test
+
+# Sentinels, so that nothing is done when nothing changed.
+$(VENV)/.made:
+	@for python in $(PYTHONS); do \
+		if $$python -c '$(NEW_ENOUGH)' 2>/dev/null; then \
+			$$python -m venv $(VENV) && touch $@; exit $$?; \
+		fi; \
+	done; \
+	echo "make: Python 3.11 or later is needed (looked for: $(PYTHONS))" >&2; exit 1
+
+# No build isolation: the build back end is pinned like everything else.
+$(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/.made
+	$(PIP) -r requirements.txt
+	$(PIP) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed
+	$(PIP) -r requirements-test.txt
+	@touch $@
+
+# exec: Ctrl-C and SIGTERM reach the supervisor itself, not only a shell above it.
+up: install
+	@exec $(BIN)/messenger up $(ARGS)
+
+test: install-test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+bench: install-test
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .coverage htmlcov .hypothesis .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,139 @@
+"""The API as one ASGI application, and how a process serves it.
+
+Litestar routes; what an operation is stands in the tables of `api`'s modules (see
+`api.operations`). Errors of every kind leave through `api.problems`.
+"""
+
+import asyncio
+import signal
+import socket
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from litestar import Litestar, Request
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp
+
+from api import commands, openapi, problems, queries, sessions, status
+from api.http import Door, Inbound, NoContent, Reply, problem_reply
+from api.operations import Call, Operation, caller_of
+from api.parts import Parts, opened
+from infra.settings import Settings
+
+GRACEFUL_STOP_SECONDS = 5
+KEEP_ALIVE_SECONDS = 30
+LISTEN_BACKLOG = 2048
+
+DESCRIBED: tuple[Operation, ...] = (
+    *commands.OPERATIONS,
+    *sessions.OPERATIONS,
+    *queries.OPERATIONS,
+    *status.OPERATIONS,
+)
+
+
+def create_app(parts: Parts) -> ASGIApp:
+    def refused(request: Request[Any, Any, Any], error: Exception) -> Any:
+        request_id = Inbound(request.scope, request.receive).request_id
+        return _Sendable(problem_reply(problems.refusal_of(error, request_id, parts.logger)))
+
+    operations = (*DESCRIBED, *openapi.operations(DESCRIBED))
+    app = Litestar(
+        [
+            # First: where a path has none yet, Litestar makes one for the next handler alone.
+            *(_options(path, methods) for path, methods in _methods(operations).items()),
+            *(_route(parts, operation) for operation in operations),
+        ],
+        openapi_config=None,
+        logging_config=None,
+        exception_handlers={Exception: refused},
+        request_max_body_size=None,  # each operation has its own limit
+    )
+    return Door(app, parts.metrics)
+
+
+async def serve(settings: Settings, *, host: str, port: int, fd: int | None) -> None:
+    """Until SIGINT or SIGTERM; requests under way get GRACEFUL_STOP_SECONDS to end."""
+    async with opened(settings) as parts:
+        # Given the descriptor, uvicorn takes it for a Unix socket: without TCP_NODELAY each answer
+        # on a kept-alive connection would wait 40 ms, and no client's address would be known.
+        sockets = None if fd is None else [socket.socket(fileno=fd)]
+        await Server(config(create_app(parts), host=host, port=port)).serve(sockets=sockets)
+
+
+def config(app: ASGIApp, *, host: str, port: int, fd: int | None = None) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        fd=fd,
+        http="httptools",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        backlog=LISTEN_BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACEFUL_STOP_SECONDS,
+    )
+
+
+class Server(uvicorn.Server):
+    """Leaves by returning: uvicorn's own would raise the signal again, with our parts open."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+def _route(parts: Parts, operation: Operation) -> HTTPRouteHandler:
+    async def handle(request: Request[Any, Any, Any]) -> Reply:
+        inbound = Inbound(request.scope, request.receive)
+        caller = await caller_of(operation, parts, inbound)
+        return await operation.handle(Call(parts, inbound, caller))
+
+    return HTTPRouteHandler(
+        operation.path, http_method=_served(operation), status_code=200, name=operation.name
+    )(handle)
+
+
+def _served(operation: Operation) -> Any:
+    return ["GET", "HEAD"] if operation.method == "GET" else [operation.method]
+
+
+def _methods(operations: tuple[Operation, ...]) -> dict[str, list[str]]:
+    methods: dict[str, list[str]] = defaultdict(list)
+    for operation in operations:
+        methods[operation.path] += _served(operation)
+    return methods
+
+
+def _options(path: str, methods: list[str]) -> HTTPRouteHandler:
+    allowed = ", ".join(sorted([*methods, "OPTIONS"])).encode()
+
+    async def handle() -> Reply:
+        return NoContent([(b"allow", allowed)])
+
+    return HTTPRouteHandler(path, http_method=["OPTIONS"], status_code=200)(handle)
+
+
+class _Sendable:
+    """What Litestar wants of an exception handler."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    def to_asgi_response(self, **_: Any) -> Reply:
+        return self._reply

@@ -1,0 +1,84 @@
+"""What this process counts, in Prometheus' text form.
+
+Requests go by route template, never by path, so the number of series is bounded by the code.
+Label sets are looked up once and kept: a message sent passes here.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Metrics:
+    """One registry a process, none shared with the library's global one."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Histogram(
+            "messenger_http_request_seconds",
+            "HTTP requests by route and status",
+            ("method", "route", "status"),
+            buckets=BUCKETS_SECONDS,
+            registry=self._registry,
+        )
+        self._commands = Counter(
+            "messenger_commands",
+            "Commands by name and outcome: done, replayed, or the code of the problem",
+            ("name", "outcome"),
+            registry=self._registry,
+        )
+        self._request_series: dict[tuple[str, str, int], Histogram] = {}
+        self._command_series: dict[tuple[str, str], Counter] = {}
+        self._gauges = {name: self._gauge(name, text) for name, text in _GAUGES.items()}
+        self._projection_gauges = {
+            name: Gauge(name, text, ("projection",), registry=self._registry)
+            for name, text in _PROJECTION_GAUGES.items()
+        }
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        key = (method, route, status)
+        series = self._request_series.get(key)
+        if series is None:
+            # Anybody may make methods up: they are one series.
+            known = method if method in METHODS else "other"
+            series = self._requests.labels(known, route, str(status))
+            if known == method:
+                self._request_series[key] = series
+        series.observe(seconds)
+
+    def command(self, name: str, outcome: str) -> None:
+        key = (name, outcome)
+        series = self._command_series.get(key)
+        if series is None:
+            series = self._command_series[key] = self._commands.labels(name, outcome)
+        series.inc()
+
+    def show(self, name: str, value: float) -> None:
+        self._gauges[name].set(value)
+
+    def show_projection(self, name: str, projection: str, value: float) -> None:
+        self._projection_gauges[name].labels(projection).set(value)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self._registry)
+
+
+_GAUGES = {
+    "messenger_log_position": "The log's head",
+    "messenger_relay_position": "The last event in JetStream",
+    "messenger_append_queue": "Commands that wait to be written by this process",
+    "messenger_append_batches": "Batches that this process has written",
+    "messenger_append_commands": "Commands in the batches that this process has written",
+    "messenger_database_up": "Whether the database answered this scrape",
+    "messenger_bus_up": "Whether this process is connected to NATS",
+}
+
+_PROJECTION_GAUGES = {
+    "messenger_projection_position": "The projection's checkpoint",
+    "messenger_projection_lag_events": "Events that the projection has before it",
+    "messenger_projection_lag_seconds": "Age of the first event that the projection lacks",
+}

@@ -1,0 +1,93 @@
+"""What an API process is made of, opened together and closed in reverse.
+
+Nothing here is made per request. NATS may be away at any time; without PostgreSQL a process
+does not start, and answers 503 while it is gone.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from api.metrics import Metrics
+from api.read_models import ReadModels
+from infra import database
+from infra.appender import Appender
+from infra.bus import HEAD, Bus
+from infra.database import Pool
+from infra.executor import Executor
+from infra.keyring import Keyring, Secret
+from infra.login_limits import LoginLimits
+from infra.logs import Logger
+from infra.passwords import Passwords
+from infra.sessions import EndedSessions, Sessions
+from infra.settings import Settings
+from infra.tokens import Tokens
+
+
+class Parts(NamedTuple):
+    settings: Settings
+    pool: Pool
+    bus: Bus
+    appender: Appender
+    executor: Executor
+    passwords: Passwords
+    login_limits: LoginLimits
+    tokens: Tokens
+    sessions: Sessions
+    ended: EndedSessions
+    read_models: ReadModels
+    metrics: Metrics
+    logger: Logger
+
+
+@asynccontextmanager
+async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Parts]:
+    """Raises Unavailable if the database does not answer."""
+    url = settings.database_url
+    secret = await _secret(settings)
+    pool_size = max(2, settings.database_pool_size // 2)
+    async with (
+        Bus(settings.nats_url, name=name) as bus,
+        database.pool(url, name=f"{name} write", size=pool_size) as pool,
+        database.pool(
+            settings.database_replica_url or url, name=f"{name} read", size=pool_size
+        ) as read_pool,
+        Appender(
+            url,
+            queue_limit=settings.append_queue_limit,
+            on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
+        ) as appender,
+        EndedSessions(url, pool, bus, access_token_seconds=settings.access_token_seconds) as ended,
+        ReadModels(read_pool, pool, bus, wait_seconds=settings.read_wait_seconds) as read_models,
+    ):
+        passwords = Passwords(rounds=settings.bcrypt_rounds)
+        tokens = Tokens(secret)
+        yield Parts(
+            settings=settings,
+            pool=pool,
+            bus=bus,
+            appender=appender,
+            executor=Executor(
+                pool=pool,
+                appender=appender,
+                keyring=Keyring(secret, pool),
+                secret=secret,
+                passwords=passwords,
+            ),
+            passwords=passwords,
+            login_limits=LoginLimits(pool, secret, settings),
+            tokens=tokens,
+            sessions=Sessions(
+                pool, tokens, ended, refresh_token_seconds=settings.refresh_token_seconds
+            ),
+            ended=ended,
+            read_models=read_models,
+            metrics=Metrics(),
+            logger=Logger(settings.log_level, process=name),
+        )
+
+
+async def _secret(settings: Settings) -> Secret:
+    connection = await database.connect(settings.database_url, name="secret")
+    async with connection:
+        return await Secret.load(settings.secret, connection)

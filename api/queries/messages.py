@@ -1,0 +1,311 @@
+"""Messages: a chat's history in pages, and one by id.
+
+A message is shown as contract.md's section 3 has it. Names are joined at read, so they are
+those of the day; how far a message got is counted for the caller's own, all of a page in one
+statement.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from api.operations import Call, Operation, Parameter
+from api.queries.query import Query, Time, id_parameter, operation, whole_parameter
+from api.read_models import Snapshot
+from domain.refusals import Invalid, NotFound
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 100
+MAX_SEQ = 2**31 - 1
+
+REPLY_TO_DELETED = "[Message Deleted]"
+
+MEMBERSHIP = """
+    SELECT
+    FROM chat_participants AS p
+    JOIN chats AS c ON c.id = p.chat_id
+    WHERE p.chat_id = %(chat_id)s
+        AND p.user_id = %(caller)s
+        AND p.left_at IS NULL
+        AND NOT c.is_deleted
+"""
+
+BEFORE = """
+    SELECT
+        m.id,
+        m.chat_id,
+        m.seq,
+        m.position,
+        m.sender_id,
+        sender.display_name AS sender_name,
+        m.content,
+        m.content_type,
+        m.metadata,
+        m.reply_to_id,
+        reply.sender_id AS reply_sender_id,
+        reply_sender.display_name AS reply_sender_name,
+        reply.content AS reply_content,
+        reply.is_deleted AS reply_is_deleted,
+        m.is_edited,
+        m.edited_at,
+        m.is_deleted,
+        m.deleted_at,
+        m.created_at
+    FROM messages AS m
+    LEFT JOIN users AS sender ON sender.id = m.sender_id
+    LEFT JOIN message_places AS place ON place.id = m.reply_to_id
+    LEFT JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
+    LEFT JOIN users AS reply_sender ON reply_sender.id = reply.sender_id
+    WHERE m.chat_id = %(chat_id)s AND m.seq < %(seq)s
+    ORDER BY m.seq DESC
+    LIMIT %(limit)s
+"""
+
+AFTER = """
+    SELECT
+        m.id,
+        m.chat_id,
+        m.seq,
+        m.position,
+        m.sender_id,
+        sender.display_name AS sender_name,
+        m.content,
+        m.content_type,
+        m.metadata,
+        m.reply_to_id,
+        reply.sender_id AS reply_sender_id,
+        reply_sender.display_name AS reply_sender_name,
+        reply.content AS reply_content,
+        reply.is_deleted AS reply_is_deleted,
+        m.is_edited,
+        m.edited_at,
+        m.is_deleted,
+        m.deleted_at,
+        m.created_at
+    FROM messages AS m
+    LEFT JOIN users AS sender ON sender.id = m.sender_id
+    LEFT JOIN message_places AS place ON place.id = m.reply_to_id
+    LEFT JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
+    LEFT JOIN users AS reply_sender ON reply_sender.id = reply.sender_id
+    WHERE m.chat_id = %(chat_id)s AND m.seq > %(seq)s
+    ORDER BY m.seq
+    LIMIT %(limit)s
+"""
+
+# Through the places, so that each is looked for in its own partition only.
+BY_ID = """
+    SELECT
+        m.id,
+        m.chat_id,
+        m.seq,
+        m.position,
+        m.sender_id,
+        sender.display_name AS sender_name,
+        m.content,
+        m.content_type,
+        m.metadata,
+        m.reply_to_id,
+        reply.sender_id AS reply_sender_id,
+        reply_sender.display_name AS reply_sender_name,
+        reply.content AS reply_content,
+        reply.is_deleted AS reply_is_deleted,
+        m.is_edited,
+        m.edited_at,
+        m.is_deleted,
+        m.deleted_at,
+        m.created_at
+    FROM message_places AS here
+    JOIN messages AS m ON m.id = here.id AND m.created_at = here.created_at
+    JOIN chat_participants AS p ON p.chat_id = here.chat_id
+    JOIN chats AS c ON c.id = here.chat_id
+    LEFT JOIN users AS sender ON sender.id = m.sender_id
+    LEFT JOIN message_places AS place ON place.id = m.reply_to_id
+    LEFT JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
+    LEFT JOIN users AS reply_sender ON reply_sender.id = reply.sender_id
+    WHERE here.id = ANY (%(ids)s)
+        AND p.user_id = %(caller)s
+        AND p.left_at IS NULL
+        AND NOT c.is_deleted
+"""
+
+DELIVERY = """
+    SELECT
+        message_id,
+        count(*) AS recipients,
+        count(*) FILTER (WHERE status <> 'pending') AS delivered,
+        count(*) FILTER (WHERE status = 'read') AS read
+    FROM message_delivery
+    WHERE message_id = ANY (%(ids)s)
+    GROUP BY message_id
+"""
+
+
+class Sender(msgspec.Struct, frozen=True):
+    id: UUID
+    display_name: str | None
+
+
+class ReplyTo(msgspec.Struct, frozen=True):
+    id: UUID
+    sender: Sender | None
+    content: str
+
+
+class Reaction(msgspec.Struct, frozen=True):
+    emoji: str
+    count: int
+    me: bool
+
+
+class Attachment(msgspec.Struct, frozen=True):
+    """None can be sent yet."""
+
+    attachment_id: UUID
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """`delivered` counts those delivered or read."""
+
+    recipients: int
+    delivered: int
+    read: int
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """`delivery` is there on the caller's own only."""
+
+    id: UUID
+    chat_id: UUID
+    seq: int
+    position: int
+    sender: Sender | None
+    content: str
+    content_type: Literal["text", "image", "system"]
+    metadata: dict[str, Any]
+    reply_to: ReplyTo | None
+    is_edited: bool
+    edited_at: Time | None
+    is_deleted: bool
+    deleted_at: Time | None
+    created_at: Time
+    reactions: list[Reaction] = []
+    attachments: list[Attachment] = []
+    delivery: Delivery | UnsetType = UNSET
+
+
+class Messages(msgspec.Struct, frozen=True):
+    items: list[Message]
+    has_more: bool
+
+
+async def history(call: Call, snapshot: Snapshot) -> Messages:
+    limit = call.inbound.whole("limit", default=DEFAULT_LIMIT, low=1, high=MAX_LIMIT)
+    is_after, seq = _place(call)
+    arguments: dict[str, Any] = {
+        "caller": call.caller.user_id,
+        "chat_id": call.inbound.id("chat_id"),
+        "seq": seq,
+        "limit": limit + 1,
+    }
+    if await snapshot.row(MEMBERSHIP, arguments) is None:
+        raise NotFound("there is no such chat")
+    rows = await snapshot.rows(AFTER if is_after else BEFORE, arguments)
+    messages = await _messages(rows[:limit], call.caller.user_id, snapshot)
+    return Messages(messages, has_more=len(rows) > limit)
+
+
+async def message(call: Call, snapshot: Snapshot) -> Message:
+    message_id = UUID(call.inbound.id("message_id"))
+    found = await messages_by_id([message_id], call.caller.user_id, snapshot)
+    if message_id not in found:
+        raise NotFound("there is no such message")
+    return found[message_id]
+
+
+async def messages_by_id(
+    ids: Sequence[UUID], caller: str, snapshot: Snapshot
+) -> dict[UUID, Message]:
+    """Those of them that the caller may see."""
+    if not ids:
+        return {}
+    rows = await snapshot.rows(BY_ID, {"ids": list(ids), "caller": caller})
+    return {message.id: message for message in await _messages(rows, caller, snapshot)}
+
+
+def _place(call: Call) -> tuple[bool, int]:
+    """Whether to go on after a `seq` or back before it."""
+    given = call.inbound.parameters
+    if "before" in given and "after" in given:
+        raise Invalid("give either `before` or `after`", field="after")
+    if "after" in given:
+        return True, call.inbound.whole("after", default=0, low=0, high=MAX_SEQ)
+    return False, call.inbound.whole("before", default=MAX_SEQ, low=0, high=MAX_SEQ)
+
+
+async def _messages(rows: list[dict[str, Any]], caller: str, snapshot: Snapshot) -> list[Message]:
+    own = [row["id"] for row in rows if str(row["sender_id"]) == caller]
+    found = await snapshot.rows(DELIVERY, {"ids": own}) if own else []
+    delivery = {row.pop("message_id"): Delivery(**row) for row in found}
+    nobody = Delivery(recipients=0, delivered=0, read=0)
+    own_ids = set(own)
+    return [
+        _message(row, delivery.get(row["id"], nobody) if row["id"] in own_ids else UNSET)
+        for row in rows
+    ]
+
+
+def _message(row: dict[str, Any], delivery: Delivery | UnsetType) -> Message:
+    sender = _sender(row.pop("sender_id"), row.pop("sender_name"))
+    reply_to = _reply_to(row)
+    return Message(sender=sender, reply_to=reply_to, delivery=delivery, **row)
+
+
+def _reply_to(row: dict[str, Any]) -> ReplyTo | None:
+    reply_to_id = row.pop("reply_to_id")
+    sender = _sender(row.pop("reply_sender_id"), row.pop("reply_sender_name"))
+    content, is_deleted = row.pop("reply_content"), row.pop("reply_is_deleted")
+    if reply_to_id is None:
+        return None
+    is_shown = content is not None and not is_deleted
+    return ReplyTo(reply_to_id, sender, content if is_shown else REPLY_TO_DELETED)
+
+
+def _sender(sender_id: UUID | None, display_name: str | None) -> Sender | None:
+    return None if sender_id is None else Sender(sender_id, display_name)
+
+
+# The participants table says who may read, the users table who they are.
+USED = ("chats", "delivery", "messages", "users")
+
+PAGING: tuple[Parameter, ...] = (
+    whole_parameter("before", "Only messages before this `seq`.", low=0, high=MAX_SEQ),
+    whole_parameter("after", "Only messages after this `seq`, oldest first.", low=0, high=MAX_SEQ),
+    whole_parameter("limit", f"Default {DEFAULT_LIMIT}.", low=1, high=MAX_LIMIT),
+)
+
+OPERATIONS: tuple[Operation, ...] = tuple(
+    operation(query)
+    for query in (
+        Query(
+            "/v1/chats/{chat_id:str}/messages",
+            "messages",
+            "A chat's messages, newest first (oldest first with `after`)",
+            history,
+            USED,
+            Messages,
+            (id_parameter("chat_id", "A chat that the caller is in."), *PAGING),
+        ),
+        Query(
+            "/v1/messages/{message_id:str}",
+            "message",
+            "A message",
+            message,
+            USED,
+            Message,
+            (id_parameter("message_id", "A message of a chat that the caller is in."),),
+        ),
+    )
+)

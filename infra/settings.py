@@ -1,0 +1,344 @@
+"""Every setting of every process, read once from `MESSENGER_*` environment variables.
+
+`load` answers a frozen `Settings` or raises `SettingError`, whose message is one line that names
+the variable, its value (never a secret's) and what is expected. A variable nobody knows is
+refused, so a typo can not pass silently. Where the servers' addresses are not set, those of the
+`messenger up` that runs on the same data directory are taken from its `run.json`.
+
+`SETTINGS` is the one list of them; `Settings` has a field of the same name for each.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+PREFIX = "MESSENGER_"
+RUN_FILE = "run.json"
+PRODUCTION_BCRYPT_ROUNDS = 12
+SECRET_CHARACTERS_MIN = 32
+
+S3 = ("s3_endpoint", "s3_access_key", "s3_secret_key")
+DATABASE = ("database_url",)
+LOG = ("database_url", "nats_url")
+SERVERS = (*LOG, *S3)
+
+
+class SettingError(Exception):
+    """A setting is missing or wrong."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings; a server's address that the caller did not ask for may be empty."""
+
+    env: Literal["development", "test", "production"]
+    data_dir: Path
+    database_url: str
+    database_replica_url: str | None
+    database_pool_size: int
+    nats_url: str
+    s3_endpoint: str
+    s3_access_key: str
+    s3_secret_key: str
+    s3_bucket: str
+    secret: str | None
+    host: str
+    port: int
+    bcrypt_rounds: int
+    rate_limits: bool
+    access_token_seconds: int
+    refresh_token_seconds: int
+    login_failures_per_account: int
+    login_failures_per_address: int
+    login_window_seconds: int
+    read_wait_seconds: float
+    ready_lag_seconds: float
+    append_queue_limit: int
+    log_level: str
+
+
+class Kind(NamedTuple):
+    """How text becomes a value: `parse` raises ValueError where it is not as `expects` says."""
+
+    expects: str
+    parse: Callable[[str], object]
+
+
+class Setting(NamedTuple):
+    """One setting; `default` is text as it would stand in the variable, None where it is unset."""
+
+    name: str
+    kind: Kind
+    default: str | None
+    meaning: str
+    unit: str = ""
+    is_secret: bool = False
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+
+class Row(NamedTuple):
+    """A line of `messenger settings`."""
+
+    variable: str
+    value: str
+    default: str
+    expects: str
+    unit: str
+    meaning: str
+
+
+def load(
+    environ: Mapping[str, str],
+    data_dir: Path | None = None,
+    *,
+    needs: Sequence[str] = SERVERS,
+    looks_for_running: bool = True,
+) -> Settings:
+    """The settings in force; `needs` names the servers' settings that must not be empty.
+
+    `messenger up` itself does not look for a running one: it would find its own leftovers.
+    """
+    _refuse_unknown(environ)
+    given = {s.name: environ[s.variable] for s in SETTINGS if environ.get(s.variable)}
+    if data_dir is not None:
+        given["data_dir"] = str(data_dir)
+    directory = Path(given.get("data_dir", str(_BY_NAME["data_dir"].default)))
+    if looks_for_running:
+        given = _running(directory, given) | given
+    values = {setting.name: _value(setting, given.get(setting.name)) for setting in SETTINGS}
+    _refuse_missing(values, needs)
+    settings = msgspec.convert(values, Settings)
+    _refuse_combinations(settings)
+    return settings
+
+
+def table(settings: Settings) -> list[Row]:
+    """Every setting with the value in force, secrets masked."""
+    return [
+        Row(
+            variable=setting.variable,
+            value=_shown(setting, getattr(settings, setting.name)),
+            default="" if setting.default is None else setting.default,
+            expects=setting.kind.expects,
+            unit=setting.unit,
+            meaning=setting.meaning,
+        )
+        for setting in SETTINGS
+    ]
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    known = [setting.variable for setting in SETTINGS]
+    for variable in sorted(environ):
+        if variable.startswith(PREFIX) and variable not in known:
+            close = get_close_matches(variable, known, n=1)
+            hint = f": did you mean {close[0]}?" if close else " (`messenger settings` lists all)"
+            raise SettingError(f"{variable} is not a setting{hint}")
+
+
+def _running(directory: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """The addresses in run.json, unless a given one says that other servers are meant."""
+    try:
+        run = msgspec.json.decode((directory / RUN_FILE).read_bytes(), type=dict[str, object])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+    found = {name: value for name in SERVERS if isinstance(value := run.get(name), str)}
+    # Half of one installation with half of another would mix two logs.
+    if any(given[name] != value for name, value in found.items() if name in given):
+        return {}
+    return found
+
+
+def _value(setting: Setting, given: str | None) -> object:
+    text = setting.default if given is None else given
+    if text is None:
+        return "" if setting.name in SERVERS else None
+    try:
+        return setting.kind.parse(text)
+    except ValueError:
+        shown = "" if setting.is_secret else f"={without_password(text)}"
+        message = f"{setting.variable}{shown} is not {setting.kind.expects}"
+        raise SettingError(message) from None
+
+
+def _refuse_missing(values: Mapping[str, object], needs: Sequence[str]) -> None:
+    for name in needs:
+        if not values[name]:
+            setting = _BY_NAME[name]
+            raise SettingError(
+                f"{setting.variable} is not set: expected {setting.kind.expects} "
+                f"(or a running `messenger up` on the data directory {values['data_dir']})"
+            )
+
+
+def _refuse_combinations(settings: Settings) -> None:
+    if settings.env != "test" and not settings.rate_limits:
+        raise SettingError("MESSENGER_RATE_LIMITS=off is allowed with MESSENGER_ENV=test only")
+    if settings.env != "test" and settings.bcrypt_rounds < PRODUCTION_BCRYPT_ROUNDS:
+        raise SettingError(
+            f"MESSENGER_BCRYPT_ROUNDS={settings.bcrypt_rounds} is allowed with MESSENGER_ENV=test "
+            f"only: expected {PRODUCTION_BCRYPT_ROUNDS} to 16"
+        )
+    if settings.env == "production" and settings.secret is None:
+        raise SettingError(
+            f"MESSENGER_SECRET is not set: expected {_SECRET.expects} with MESSENGER_ENV=production"
+        )
+
+
+def _shown(setting: Setting, value: object) -> str:
+    if value is None or value == "":
+        return ""
+    if setting.is_secret:
+        return "********"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return without_password(str(value))
+
+
+def without_password(text: str) -> str:
+    """A URL, or several with commas, as it may be shown."""
+    return ",".join(_urlwithout_password(part) for part in text.split(","))
+
+
+def _urlwithout_password(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    credentials, at, address = rest.rpartition("@")
+    if not separator or not at:
+        return text
+    user, colon, _ = credentials.partition(":")
+    return f"{scheme}://{user}{colon and ':********'}@{address}"
+
+
+def _one_of(*words: str) -> Kind:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError
+        return text
+
+    return Kind(f"one of {', '.join(words)}", parse)
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError
+    return text == "on"
+
+
+def _whole(low: int, high: int) -> Kind:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise ValueError
+        return int(text)
+
+    return Kind(f"a whole number from {low} to {high}", parse)
+
+
+def _seconds(low: float, high: float) -> Kind:
+    def parse(text: str) -> float:
+        if not low <= float(text) <= high:
+            raise ValueError
+        return float(text)
+
+    return Kind(f"a number from {low:g} to {high:g}", parse)
+
+
+def _url(*schemes: str, several: bool = False, needs_path: bool = False) -> Kind:
+    def check(text: str) -> None:
+        parts = urlsplit(text)
+        _ = parts.port  # raises ValueError where it is not a port
+        has_host = parts.hostname or "host=" in parts.query  # a socket's directory
+        if parts.scheme not in schemes or not has_host or any(c.isspace() for c in text):
+            raise ValueError
+        if needs_path and len(parts.path) < 2:
+            raise ValueError
+
+    def parse(text: str) -> str:
+        for url in text.split(",") if several else [text]:
+            check(url)
+        return text
+
+    form = f"{schemes[0]}://HOST:PORT{'/NAME' if needs_path else ''}"
+    return Kind(f"a URL like {form}{', or several with commas' if several else ''}", parse)
+
+
+def _text(expects: str, low: int, high: int) -> Kind:
+    def parse(text: str) -> str:
+        if not low <= len(text) <= high or not text.isprintable():
+            raise ValueError
+        return text
+
+    return Kind(expects, parse)
+
+
+def _bucket(text: str) -> str:
+    letters = text.replace("-", "").replace(".", "")
+    if not 3 <= len(text) <= 63 or not letters.isascii() or not letters.isalnum():
+        raise ValueError
+    if text != text.lower() or not text[0].isalnum() or not text[-1].isalnum():
+        raise ValueError
+    return text
+
+
+_DATABASE_URL = _url("postgresql", "postgres", needs_path=True)
+_KEY = _text("1 to 256 printable characters", 1, 256)
+_SECRET = _text(f"{SECRET_CHARACTERS_MIN} or more characters", SECRET_CHARACTERS_MIN, 1024)
+_COUNT = _whole(1, 1_000_000)
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "env",
+        _one_of("development", "test", "production"),
+        "development",
+        "what the installation is for; test allows settings that are unsafe elsewhere",
+    ),
+    Setting("data_dir", Kind("a directory", Path), ".messenger", "where `messenger up` keeps all"),
+    Setting("database_url", _DATABASE_URL, None, "PostgreSQL"),
+    Setting("database_replica_url", _DATABASE_URL, None, "a replica that queries may read from"),
+    Setting("database_pool_size", _whole(1, 100), "8", "connections of one process", "connections"),
+    Setting("nats_url", _url("nats", "tls", several=True), None, "NATS with JetStream"),
+    Setting("s3_endpoint", _url("http", "https"), None, "the object store"),
+    Setting("s3_access_key", _KEY, None, "the object store's access key"),
+    Setting("s3_secret_key", _KEY, None, "the object store's secret key", is_secret=True),
+    Setting(
+        "s3_bucket",
+        Kind("a bucket name: 3 to 63 of a-z, 0-9, - and .", _bucket),
+        "messenger",
+        "the object store's bucket",
+    ),
+    Setting(
+        "secret",
+        _SECRET,
+        None,
+        "signs access tokens; where unset, one that is kept in the database",
+        is_secret=True,
+    ),
+    Setting("host", _text("a host name or address", 1, 255), "127.0.0.1", "where the API listens"),
+    Setting("port", _whole(0, 65535), "8080", "where the API listens; 0 takes a free one"),
+    Setting("bcrypt_rounds", _whole(4, 16), "12", "cost of a password hash", "log2 of rounds"),
+    Setting("rate_limits", Kind("on or off", _switch), "on", "whether limits are enforced"),
+    Setting("access_token_seconds", _whole(1, 86_400), "900", "life of an access token", "s"),
+    Setting(
+        "refresh_token_seconds", _whole(1, 31_536_000), "2592000", "life of a refresh token", "s"
+    ),
+    Setting("login_failures_per_account", _COUNT, "10", "wrong passwords per window", "failures"),
+    Setting("login_failures_per_address", _COUNT, "100", "wrong passwords per window", "failures"),
+    Setting("login_window_seconds", _whole(1, 86_400), "900", "the window of these two", "s"),
+    Setting(
+        "read_wait_seconds", _seconds(0, 60), "5", "how long a query waits for its position", "s"
+    ),
+    Setting(
+        "ready_lag_seconds", _seconds(0.1, 3600), "30", "lag that makes a process not ready", "s"
+    ),
+    Setting(
+        "append_queue_limit", _COUNT, "4096", "commands that may wait in one process", "commands"
+    ),
+    Setting("log_level", _one_of("debug", "info", "warning", "error"), "info", "what is logged"),
+)
+
+_BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -1,0 +1,68 @@
+"""`messenger api` as a real process on a free port."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import httpx
+
+from infra.embedded.process import free_port
+from tests.infra.machines import SECRET_TEXT
+
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+POLL_SECONDS = 0.05
+
+
+class ApiProcess(NamedTuple):
+    process: Process
+    url: str
+
+
+@asynccontextmanager
+async def running(
+    database_url: str, nats_url: str, **settings: str
+) -> AsyncIterator[ApiProcess]:
+    port = free_port()
+    environ = {
+        **os.environ,
+        "MESSENGER_ENV": "test",
+        "MESSENGER_BCRYPT_ROUNDS": "4",
+        "MESSENGER_SECRET": SECRET_TEXT,
+        "MESSENGER_DATABASE_URL": database_url,
+        "MESSENGER_NATS_URL": nats_url,
+        "MESSENGER_S3_ENDPOINT": "http://127.0.0.1:9",
+        "MESSENGER_S3_ACCESS_KEY": "none",
+        "MESSENGER_S3_SECRET_KEY": "none",
+        **{f"MESSENGER_{name.upper()}": value for name, value in settings.items()},
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "api.cli", "api", "--port", str(port)),
+        env=environ,
+        stderr=PIPE,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        await _until_live(process, url)
+        yield ApiProcess(process, url)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await asyncio.wait_for(process.communicate(), STOP_SECONDS)
+
+
+async def _until_live(process: Process, url: str) -> None:
+    async with asyncio.timeout(START_SECONDS), httpx.AsyncClient() as client:
+        while process.returncode is None:
+            try:
+                await client.get(f"{url}/health/live")
+            except httpx.TransportError:
+                await asyncio.sleep(POLL_SECONDS)
+            else:
+                return
+    _, said = await process.communicate()
+    raise AssertionError(said.decode())

@@ -1,0 +1,146 @@
+"""The database goes away and comes back: 503 meanwhile, never a 500, nothing to restart."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.api.served import Api, good, problem, serving
+from tests.infra.daemons import end, until
+
+CHUNK_BYTES = 65_536
+
+
+class Cable:
+    """Between the API and PostgreSQL: it can be cut and mended."""
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self._links: set[asyncio.Task[None]] = set()
+        self._is_cut = False
+
+    @property
+    def url(self) -> str:
+        netloc = f"{self._target.username}:{self._target.password}@127.0.0.1:{self._port}"
+        return self._target._replace(netloc=netloc).geturl()
+
+    async def cut(self) -> None:
+        self._is_cut = True
+        await end(*self._links)
+
+    def mend(self) -> None:
+        self._is_cut = False
+
+    @asynccontextmanager
+    async def laid(self) -> AsyncIterator["Cable"]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._port: int = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            await self.cut()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._links.add(task)
+        try:
+            if not self._is_cut:
+                await self._link(reader, writer)
+        except (asyncio.CancelledError, OSError):
+            pass
+        finally:
+            self._links.discard(task)
+            writer.transport.abort()
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
+        try:
+            await asyncio.gather(_pump(reader, back), _pump(there, writer))
+        finally:
+            back.transport.abort()
+
+
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    while chunk := await source.read(CHUNK_BYTES):
+        target.write(chunk)
+        await target.drain()
+    raise ConnectionResetError
+
+
+@pytest.fixture
+async def cable(database_url: str) -> AsyncIterator[Cable]:
+    async with Cable(database_url).laid() as laid:
+        yield laid
+
+
+@pytest.fixture
+async def api(cable: Cable, nats_url: str) -> AsyncIterator[Api]:
+    async with serving(cable.url, nats_url) as served:
+        yield served
+
+
+async def test_without_a_database_all_is_503_and_then_works_again(
+    api: Api, cable: Cable
+) -> None:
+    ann = await api.person("ann")
+    await cable.cut()
+    log_in = {"username": "ann", "password": "correct horse"}
+    began = time.monotonic()
+    responses = await asyncio.gather(
+        ann.send("update-profile", display_name="Ann"),
+        ann.look("/v1/users/me"),
+        ann.look("/v1/unread", 1),
+        ann.client.get("/v1/sessions"),
+        ann.client.delete("/v1/sessions/current"),
+        api.client.post("/v1/sessions", json=log_in),
+        api.client.post("/v1/commands/register-user", json=log_in | {"username": "bob"}),
+        api.client.get("/v1/status"),
+        api.client.get("/health/ready"),
+    )
+    for response in responses:
+        problem(response, 503, "unavailable")
+        assert response.headers["retry-after"]
+    assert time.monotonic() - began < 20
+    good(await api.client.get("/health/live"))
+    assert "messenger_database_up 0.0" in (await api.client.get("/metrics")).text
+    cable.mend()
+
+    async def works() -> bool:
+        response = await ann.send("update-profile", display_name="Ann")
+        return response.status_code == 200
+
+    await until(works, "the API works again")
+    assert good(await ann.client.get("/v1/sessions"))["items"]
+
+
+async def test_a_cut_in_mid_work_costs_no_acknowledged_command(api: Api, cable: Cable) -> None:
+    ann, bob = await api.person("ann"), await api.person("bob")
+    created = await ann.do("create-group", name="Friends", member_ids=[bob.user_id])
+    chat_id = created["chat_id"]
+    positions: list[int] = []
+
+    async def send(n: int) -> None:
+        for m in range(15):
+            response = await ann.send(
+                "send-message", f"{n}-{m}", chat_id=chat_id, content=f"{n}-{m}"
+            )
+            if response.status_code == 200:
+                positions.append(response.json()["position"])
+            else:
+                problem(response, 503, "unavailable")
+
+    sending = [asyncio.create_task(send(n)) for n in range(8)]
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        await cable.cut()
+        cable.mend()
+    await asyncio.gather(*sending)
+    assert len(positions) == len(set(positions))
+    with suppress(TimeoutError):
+        head = good(await api.client.get("/v1/status"))["position"]
+        assert max(positions) <= head

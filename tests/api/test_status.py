@@ -1,0 +1,157 @@
+"""Health, status, metrics, and what is common to all responses."""
+
+import httpx
+
+from infra.projector import RECORD_FAILURE
+from projections import NAMES
+from tests.api.served import Api, good, problem, serving
+from tests.infra.daemons import connected, copied, projected, relaying
+
+PUBLIC = ("/health/live", "/health/ready", "/metrics", "/v1/status", "/schema/openapi.json")
+
+
+async def test_a_fresh_system_is_live_and_ready(whole_api: Api) -> None:
+    assert good(await whole_api.client.get("/health/live")) == {"status": "live"}
+    assert good(await whole_api.client.get("/health/ready")) == {"status": "ready"}
+
+
+async def test_status_tells_positions_and_lags(
+    whole_api: Api, database_url: str, nats_url: str
+) -> None:
+    await whole_api.register("ann")
+    async with relaying(database_url, nats_url):
+        await copied(database_url, nats_url)
+    await projected(database_url)
+    response = await whole_api.client.get("/v1/status")
+    live = {"position": 1, "lag_events": 0, "lag_seconds": 0.0, "state": "live"}
+    assert good(response) == {
+        "position": 1,
+        "relay": {"position": 1},
+        "projections": [{"name": name} | live for name in NAMES],
+    }
+    assert response.headers["log-position"] == "1"
+
+
+async def test_a_projection_that_lags_makes_the_api_unfit(
+    database_url: str, nats_url: str
+) -> None:
+    async with serving(database_url, nats_url, ready_lag_seconds=-1.0) as api:
+        await api.register("ann")
+        shown = good(await api.client.get("/v1/status"))
+        assert [item["lag_events"] for item in shown["projections"]] == [1] * len(NAMES)
+        assert all(0 <= item["lag_seconds"] < 30 for item in shown["projections"])
+        refused = problem(await api.client.get("/health/ready"), 503, "unavailable")
+        assert all(name in refused["detail"] for name in NAMES)
+        good(await api.client.get("/health/live"))
+
+
+async def test_a_projection_that_stands_still_is_shown_as_failed(
+    api: Api, database_url: str
+) -> None:
+    await api.register("ann")
+    async with connected(database_url) as connection:
+        row = ("users", 1, "user_registered", "because", "2026-01-01T00:00:00Z")
+        await connection.execute(RECORD_FAILURE, row)
+    shown = good(await api.client.get("/v1/status"))
+    assert {item["name"]: item["state"] for item in shown["projections"]}["users"] == "failed"
+
+
+async def test_without_nats_the_api_serves_but_is_not_ready(database_url: str) -> None:
+    async with serving(database_url, "nats://127.0.0.1:9") as api:
+        await api.person("ann")
+        refused = problem(await api.client.get("/health/ready"), 503, "unavailable")
+        assert "NATS" in refused["detail"]
+        assert good(await api.client.get("/v1/status"))["relay"] == {"position": None}
+        assert "messenger_bus_up 0.0" in (await api.client.get("/metrics")).text
+
+
+async def test_metrics_count_requests_by_route_and_commands_by_outcome(api: Api) -> None:
+    ann = await api.person("ann")
+    for _ in range(2):
+        await ann.send("update-profile", "key", display_name="Ann")
+    await ann.send("change-password", current_password="wrong pass", new_password="x" * 8)
+    await ann.client.request("BREW", "/v1/no-such-path")
+    text = (await api.client.get("/metrics")).text
+    for line in (
+        'messenger_commands_total{name="update-profile",outcome="done"} 1.0',
+        'messenger_commands_total{name="update-profile",outcome="replayed"} 1.0',
+        'messenger_commands_total{name="change-password",outcome="wrong-credentials"} 1.0',
+        "messenger_log_position 2.0",
+        "messenger_append_commands 3.0",
+        'messenger_projection_lag_events{projection="users"} 2.0',
+        'route="unmatched",status="404"',
+        'method="other"',
+    ):
+        assert line in text
+    assert "no-such-path" not in text
+    assert ann.user_id not in text
+
+
+async def test_every_response_has_a_request_id(api: Api) -> None:
+    for path in (*PUBLIC, "/nothing", "/v1/users/me", "/schema"):
+        own = await api.client.get(path, headers={"Request-Id": "my.request_1-2"})
+        assert own.headers["request-id"] == "my.request_1-2"
+        for bad in ("", "a b", "x" * 129, "caf\u00e9", "a/b"):
+            headers = [("Request-Id", bad.encode("latin-1"))]
+            made = await api.client.get(path, headers=headers)
+            assert len(made.headers["request-id"]) == 36
+        assert made.headers["cache-control"] == "no-store"
+
+
+async def test_the_request_id_is_in_the_event(api: Api, database_url: str) -> None:
+    await api.client.post(
+        "/v1/commands/register-user",
+        json={"username": "ann", "password": "correct horse"},
+        headers={"Request-Id": "find-me"},
+    )
+    async with connected(database_url) as connection:
+        [[correlation]] = await (
+            await connection.execute("SELECT metadata ->> 'correlation_id' FROM event_log")
+        ).fetchall()
+    assert correlation == "find-me"
+
+
+async def test_what_is_not_there_or_not_allowed_is_a_problem(api: Api) -> None:
+    client = api.client
+    for path in ("/", "/v1", "/v2/users/me", "/v1/commands/no-such", "/v1/%00", "/v1/%ff"):
+        problem(await client.get(path), 404 if "commands" in path else 404, "not-found")
+    for method, path, allowed in (
+        ("PUT", "/v1/sessions", {"GET", "HEAD", "POST", "OPTIONS"}),
+        ("GET", "/v1/commands/send-message", {"POST", "OPTIONS"}),
+        ("POST", "/v1/users/me", {"GET", "HEAD", "OPTIONS"}),
+        ("BREW", "/health/live", {"GET", "HEAD", "OPTIONS"}),
+    ):
+        response = await client.request(method, path)
+        problem(response, 405, "method-not-allowed")
+        assert listed(response) == allowed
+        options = await client.options(path)
+        assert (options.status_code, options.content) == (204, b"")
+        assert listed(options) == allowed
+
+
+def listed(response: httpx.Response) -> set[str]:
+    return set(response.headers["allow"].split(", "))
+
+
+async def test_head_answers_as_get_without_a_body(api: Api) -> None:
+    for path in PUBLIC:
+        head, get = await api.client.head(path), await api.client.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
+
+
+async def test_what_breaks_inside_is_said_without_a_word_about_how(
+    api: Api, capsys: object
+) -> None:
+    ann = await api.person("ann")
+    api.parts.executor.execute = None  # type: ignore[method-assign,assignment]
+    response = await ann.client.post(
+        "/v1/commands/update-profile", json={}, headers={"Request-Id": "broken-1"}
+    )
+    refused = problem(response, 500, "internal")
+    assert "broken-1" in refused["detail"]
+    assert "NoneType" not in response.text
+    said = capsys.readouterr().err  # type: ignore[attr-defined]
+    assert "internal_error" in said
+    assert "broken-1" in said
+    assert "NoneType" in said

@@ -1,0 +1,1 @@
+"""Benchmarks: programs that start their own servers and measure against a baseline of the run."""

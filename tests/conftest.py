@@ -1,0 +1,136 @@
+"""Real servers for every test: one PostgreSQL and one NATS a run, a database a test.
+
+`database_url` is a fresh copy of a template that was migrated once; `empty_database_url` has
+no tables yet. `nats_url` is the run's server without any stream. All work in plain and in
+async tests. Hypothesis runs with the profile `dev`, or `ci` (the same examples each time)
+where CI is set, or the one that HYPOTHESIS_PROFILE names.
+"""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, LiteralString
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import nats
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from psycopg import sql
+
+from infra import migrate
+from infra.embedded import nats as embedded_nats
+from infra.embedded import postgres as embedded_postgres
+
+# A test that uses a database makes it once for all its examples: they must not meet in it.
+SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile("dev", SHARED, max_examples=30)
+settings.register_profile("ci", SHARED, max_examples=100, derandomize=True, print_blob=True)
+settings.register_profile("nightly", SHARED, max_examples=3_000)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+)
+
+CREATE_DATABASE: LiteralString = "CREATE DATABASE {name} TEMPLATE {template}"
+# FORCE may not end an autovacuum or a superuser's last moments there; without it, they are
+# waited for.
+DROP_DATABASE: tuple[LiteralString, ...] = (
+    "DROP DATABASE {name} WITH (FORCE)",
+    "DROP DATABASE {name}",
+)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def server_directory() -> Iterator[Path]:
+    """Removed with all its data at the end of the run."""
+    with tempfile.TemporaryDirectory(prefix="messenger-test-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+async def postgres(
+    anyio_backend: str, server_directory: Path
+) -> AsyncIterator[embedded_postgres.Postgres]:
+    async with embedded_postgres.running(server_directory, is_durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def nats_server(
+    anyio_backend: str, server_directory: Path
+) -> AsyncIterator[embedded_nats.Nats]:
+    async with embedded_nats.running(server_directory) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres: embedded_postgres.Postgres) -> Iterator[str]:
+    with _database(postgres.url, template="template0") as url:
+        migrate.upgrade(url)
+        yield _name(url)
+
+
+@pytest.fixture
+def database_url(postgres: embedded_postgres.Postgres, template_database: str) -> Iterator[str]:
+    with _database(postgres.url, template=template_database) as url:
+        yield url
+
+
+@pytest.fixture
+def fresh_database(
+    postgres: embedded_postgres.Postgres, template_database: str
+) -> Callable[[], AbstractContextManager[str]]:
+    """A database each time it is entered, for tests whose examples need one each."""
+    return partial(_database, postgres.url, template=template_database)
+
+
+@pytest.fixture
+def empty_database_url(postgres: embedded_postgres.Postgres) -> Iterator[str]:
+    with _database(postgres.url, template="template0") as url:
+        yield url
+
+
+@pytest.fixture
+async def nats_url(anyio_backend: str, nats_server: embedded_nats.Nats) -> str:
+    await _delete_streams(nats_server.url)
+    return nats_server.url
+
+
+@contextmanager
+def _database(server_url: str, *, template: str) -> Iterator[str]:
+    """A database of its own, dropped afterwards whoever is still connected."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
+        connection.execute(sql.SQL(CREATE_DATABASE).format(**names))
+        yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
+        _drop(connection, names)
+
+
+def _drop(connection: psycopg.Connection[Any], names: dict[str, sql.Identifier]) -> None:
+    force, wait = (sql.SQL(statement).format(**names) for statement in DROP_DATABASE)
+    try:
+        connection.execute(force)
+    except psycopg.errors.InsufficientPrivilege:
+        connection.execute(wait)
+
+
+def _name(url: str) -> str:
+    return urlsplit(url).path.removeprefix("/")
+
+
+async def _delete_streams(url: str) -> None:
+    client = await nats.connect(url)
+    streams = client.jetstream()
+    for stream in await streams.streams_info():
+        await streams.delete_stream(stream.config.name or "")
+    await client.close()

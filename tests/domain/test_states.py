@@ -1,0 +1,228 @@
+"""States folded from their events: what each event changes, and nothing else."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from domain import EVENTS
+from domain.chat import (
+    Chat,
+    GroupCreated,
+    GroupDeleted,
+    GroupUpdated,
+    MemberLeft,
+    MembersAdded,
+    OwnershipTransferred,
+)
+from domain.event import Event, Place
+from domain.ids import category, chat_stream, message_stream, receipt_stream, user_stream
+from domain.message import Message, MessageSent, SystemMessageSent, fingerprint
+from domain.receipt import MessagesDelivered, MessagesRead, Receipt
+from domain.refusals import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Refusal,
+    SlugTaken,
+    UsernameTaken,
+    WrongPassword,
+)
+from domain.state import AGGREGATES, aggregate_of
+from domain.user import PasswordChanged, ProfileUpdated, User, UserRegistered
+from tests.commands.history import (
+    ANNA,
+    BEN,
+    CARL,
+    CHAT,
+    DORA,
+    group,
+    message_id,
+    registered,
+    sent,
+)
+
+PLACE = Place(7, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def fold(*events: Event) -> Any:
+    aggregate = aggregate_of(events[0].stream)
+    state = aggregate.initial
+    for event in events:
+        state = aggregate.evolve(state, event, PLACE)
+    return state
+
+
+def test_a_user_is_the_registration_with_what_changed_since() -> None:
+    first = registered(ANNA, "anna")
+    state = fold(
+        first,
+        ProfileUpdated(user_id=ANNA, display_name="Annie", avatar_url="http://a.example"),
+        PasswordChanged(user_id=ANNA, password_hash="new"),
+    )
+    assert state == User(
+        exists=True,
+        registration=first,
+        display_name="Annie",
+        avatar_url="http://a.example",
+        password_hash="new",
+    )
+
+
+def test_an_erased_user_still_exists() -> None:
+    state = fold(UserRegistered(user_id=ANNA, username=None, display_name=None, password_hash=None))
+    assert state.exists
+    assert state.password_hash is None
+
+
+def test_a_group_begins_with_its_owner_and_members_in_order() -> None:
+    state = fold(group(CARL, BEN))
+    assert state.roles == {ANNA: "owner", CARL: "member", BEN: "member"}
+    assert state.joined == (ANNA, CARL, BEN)
+    assert (state.owner_id, state.name, state.slug) == (ANNA, "Friends", "friends")
+
+
+def test_a_group_takes_its_new_metadata() -> None:
+    created = group(BEN)
+    updated = GroupUpdated(
+        chat_id=CHAT, by=ANNA, name="Foes", slug="foes", avatar_url="http://a.example"
+    )
+    state = fold(created, updated)
+    assert (state.name, state.slug, state.avatar_url) == ("Foes", "foes", "http://a.example")
+    assert state.creation == created
+
+
+def test_a_chat_is_open_to_active_participants_until_it_is_deleted() -> None:
+    open_chat = fold(group(BEN, CARL), MemberLeft(chat_id=CHAT, user_id=BEN))
+    assert [open_chat.is_open_to(user) for user in (ANNA, BEN, CARL, DORA, None)] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert not fold(group(BEN), GroupDeleted(chat_id=CHAT, by=ANNA)).is_open_to(ANNA)
+
+
+def test_a_former_owner_who_stays_becomes_a_member() -> None:
+    moved = OwnershipTransferred(chat_id=CHAT, from_id=ANNA, to_id=BEN)
+    assert fold(group(BEN), moved).roles == {ANNA: "member", BEN: "owner"}
+    left = fold(group(BEN), MemberLeft(chat_id=CHAT, user_id=ANNA), moved)
+    assert left.roles == {BEN: "owner"}
+    assert left.owner_id == BEN
+
+
+def test_who_joins_again_keeps_the_place_in_line() -> None:
+    state = fold(
+        group(BEN, CARL),
+        MemberLeft(chat_id=CHAT, user_id=BEN),
+        MembersAdded(chat_id=CHAT, by=ANNA, user_ids=[DORA, BEN]),
+    )
+    assert state.joined == (ANNA, BEN, CARL, DORA)
+    assert state.successor() == BEN
+
+
+def test_an_empty_chat_has_no_successor() -> None:
+    assert Chat().successor() is None
+    assert fold(group(BEN), MemberLeft(chat_id=CHAT, user_id=BEN)).successor() is None
+
+
+def test_a_message_keeps_who_where_and_when_but_no_text() -> None:
+    state = fold(sent(1, content="a secret"))
+    assert (state.chat_id, state.sender_id) == (CHAT, BEN)
+    assert (state.position, state.created_at) == PLACE
+    assert "secret" not in repr(state)
+
+
+def test_a_system_message_has_no_sender() -> None:
+    told = SystemMessageSent(
+        message_id=message_id(1), chat_id=CHAT, kind="member_left", actor_id=ANNA
+    )
+    assert fold(told) == Message(True, CHAT, None, *PLACE)
+
+
+def test_a_fingerprint_tells_any_difference_of_what_was_said() -> None:
+    said: list[Any] = [
+        ("hello", {}, None),
+        ("hello!", {}, None),
+        ("hello", {"bold": [(0, 1)]}, None),
+        ("hello", {"italic": [(0, 1)]}, None),
+        ("hello", {}, message_id(1)),
+    ]
+    assert len({fingerprint(*one) for one in said}) == len(said)
+
+
+def test_a_fingerprint_does_not_depend_on_the_order_of_styles() -> None:
+    one = fingerprint("hello", {"bold": [(0, 1)], "code": [(1, 2)]}, None)
+    assert one == fingerprint("hello", {"code": [(1, 2)], "bold": [(0, 1)]}, None)
+
+
+def test_a_receipt_is_its_last_event() -> None:
+    first = MessagesDelivered(chat_id=CHAT, user_id=ANNA, delivered_up_to=5, read_up_to=0)
+    last = MessagesRead(chat_id=CHAT, user_id=ANNA, delivered_up_to=9, read_up_to=9)
+    assert fold(first, last) == fold(last) == Receipt(9, 9)
+
+
+def test_streams_are_named_by_category_and_id() -> None:
+    assert user_stream(ANNA) == f"user-{ANNA}"
+    assert chat_stream(CHAT) == f"chat-{CHAT}"
+    assert message_stream(message_id(1)) == f"message-{message_id(1)}"
+    assert receipt_stream(CHAT, ANNA) == f"receipt-{CHAT}-{ANNA}"
+    assert category(receipt_stream(CHAT, ANNA)) == "receipt"
+
+
+def test_each_event_is_in_the_stream_of_its_own_thing() -> None:
+    read = MessagesRead(chat_id=CHAT, user_id=ANNA, delivered_up_to=9, read_up_to=9)
+    examples: list[tuple[Event, str]] = [
+        (registered(ANNA), user_stream(ANNA)),
+        (group(BEN), chat_stream(CHAT)),
+        (sent(1), message_stream(message_id(1))),
+        (read, receipt_stream(CHAT, ANNA)),
+    ]
+    assert [event.stream for event, _ in examples] == [stream for _, stream in examples]
+
+
+def test_an_event_without_a_stream_is_no_event() -> None:
+    with pytest.raises(NotImplementedError):
+        _ = Event().stream
+
+
+@pytest.mark.parametrize("name", AGGREGATES)
+def test_an_event_of_another_aggregate_is_never_folded_silently(name: str) -> None:
+    foreign: Event = group(BEN) if name != "chat" else registered(ANNA)
+    with pytest.raises(AssertionError):
+        AGGREGATES[name].evolve(AGGREGATES[name].initial, foreign, PLACE)
+
+
+def test_only_events_that_begin_a_user_found_keys() -> None:
+    assert [event for event in EVENTS if event.founds_keys] == [UserRegistered]
+
+
+def test_events_are_facts_that_can_not_be_changed() -> None:
+    event = sent(1)
+    with pytest.raises(AttributeError):
+        event.content = "other"  # type: ignore[misc]
+    assert isinstance(event, MessageSent)
+    assert GroupCreated.__struct_config__.frozen
+
+
+# The codes and statuses of contract.md, section 1.
+REFUSALS: list[tuple[type[Refusal], str, int]] = [
+    (Invalid, "invalid", 400),
+    (WrongPassword, "wrong-credentials", 403),
+    (Forbidden, "forbidden", 403),
+    (NotFound, "not-found", 404),
+    (Conflict, "conflict", 409),
+    (UsernameTaken, "username-taken", 409),
+    (SlugTaken, "slug-taken", 409),
+]
+
+
+@pytest.mark.parametrize(("refusal", "code", "status"), REFUSALS)
+def test_a_refusal_bears_the_code_and_status_of_the_contract(
+    refusal: type[Refusal], code: str, status: int
+) -> None:
+    raised = refusal("because")
+    assert (raised.code, raised.status, raised.detail) == (code, status, "because")
+    assert raised.__doc__

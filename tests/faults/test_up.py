@@ -1,0 +1,271 @@
+"""`messenger up`: what an operator may do to it, and what may happen to it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from infra.embedded.process import free_port
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("api.cli") is None, reason="there is no command line yet"),
+    pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc"),
+]
+
+READY_TIMEOUT_SECONDS = 60.0
+STOP_TIMEOUT_SECONDS = 30.0
+POLL_SECONDS = 0.02
+COMMAND = [sys.executable, "-m", "api.cli", "up"]
+
+
+class Running:
+    """One `messenger up`."""
+
+    def __init__(self, directory: Path, *arguments: str, **variables: str) -> None:
+        self.directory = directory
+        self.process = subprocess.Popen(
+            [*COMMAND, "--data-dir", str(directory), *(arguments or ("--port", "0"))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            env={**os.environ, **{f"MESSENGER_{name}": value for name, value in variables.items()}},
+        )
+
+    @property
+    def run(self) -> Any:
+        return json.loads((self.directory / "run.json").read_text())
+
+    def until_ready(self) -> Any:
+        until(lambda: self._is_ready() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.process.communicate()
+        return self.run
+
+    def _is_ready(self) -> bool:
+        """A killed one leaves its run.json behind, with processes that are gone."""
+        try:
+            return all(is_alive(pid) for pid in self.run["pids"].values())
+        except FileNotFoundError:
+            return False
+
+    def ended(self) -> tuple[int, str]:
+        """Its exit code and what it said on stderr."""
+        _, errors = self.process.communicate(timeout=STOP_TIMEOUT_SECONDS)
+        return self.process.returncode, errors
+
+    def stopped_by(self, *signals: signal.Signals) -> tuple[int, str]:
+        for number in signals:
+            self.process.send_signal(number)
+        return self.ended()
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started: list[Running] = []
+
+    def begin(directory: Path, *arguments: str, **variables: str) -> Running:
+        started.append(Running(directory, *arguments, **variables))
+        return started[-1]
+
+    yield begin
+    for up in started:
+        if up.process.poll() is None:
+            up.stopped_by(signal.SIGTERM)
+
+
+def until(is_so: Callable[[], bool], timeout_seconds: float = READY_TIMEOUT_SECONDS) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"not so within {timeout_seconds:g} s"
+        time.sleep(POLL_SECONDS)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def children_of(pid: int) -> set[int]:
+    """Every process below it."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def answer(url: str) -> int:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return int(response.status)
+
+
+def test_it_says_where_everything_is_and_keeps_it_private(start: Start, tmp_path: Path) -> None:
+    up = start(tmp_path)
+    run = up.until_ready()
+    assert answer(f"{run['api_url']}/health/ready") == 200
+    assert {"postgres", "nats", "s3", "relay", "project-users", "api"} <= set(run["pids"])
+    assert all(is_alive(pid) for pid in run["pids"].values())
+    assert (tmp_path / "run.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        (signal.SIGTERM,),
+        (signal.SIGINT,),
+        (signal.SIGINT, signal.SIGINT, signal.SIGTERM),
+    ],
+    ids=lambda signals: "+".join(number.name for number in signals),
+)
+def test_a_signal_stops_everything(
+    start: Start, tmp_path: Path, signals: tuple[signal.Signals, ...]
+) -> None:
+    up = start(tmp_path)
+    up.until_ready()
+    below = children_of(up.process.pid)
+    assert len(below) > 8
+    code, errors = up.stopped_by(*signals)
+    assert (code, errors) == (0, "")
+    assert not any(map(is_alive, below))
+    assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize("after_seconds", [0.7, 1.0, 1.5, 2.5])
+def test_a_signal_during_the_start_stops_everything(
+    start: Start, tmp_path: Path, after_seconds: float
+) -> None:
+    up = start(tmp_path)
+    until((tmp_path / "lock").exists)
+    time.sleep(after_seconds - 0.5)
+    below = children_of(up.process.pid)
+    assert up.stopped_by(signal.SIGTERM) == (0, "")
+    until(lambda: not any(map(is_alive, below)), 1.0)
+    again = start(tmp_path)
+    again.until_ready()
+
+
+def test_a_second_one_on_the_directory_is_refused_and_the_first_goes_on(
+    start: Start, tmp_path: Path
+) -> None:
+    first = start(tmp_path)
+    run = first.until_ready()
+    code, errors = start(tmp_path).ended()
+    assert code == 1
+    assert errors == (
+        f"messenger up: data directory {tmp_path} is in use by process {first.process.pid}\n"
+    )
+    assert first.run == run
+    assert answer(f"{run['api_url']}/health/ready") == 200
+
+
+def test_a_port_in_use_is_named_and_nothing_is_started(start: Start, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, errors = start(tmp_path, "--port", str(port)).ended()
+    assert code == 1
+    assert errors == f"messenger up: port {port} on 127.0.0.1 is in use by another process\n"
+    assert not (tmp_path / "postgres").exists()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"DATABASE_URL": "postgresql://u:hidden@127.0.0.1:PORT/x"},
+        {"NATS_URL": "nats://127.0.0.1:PORT"},
+        {
+            "S3_ENDPOINT": "http://127.0.0.1:PORT",
+            "S3_ACCESS_KEY": "access",
+            "S3_SECRET_KEY": "hidden",
+        },
+    ],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_a_given_server_that_is_not_there_is_named(
+    start: Start, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    given = {name: url.replace("PORT", str(free_port())) for name, url in variables.items()}
+    code, errors = start(tmp_path, **given).ended()
+    assert code == 1
+    assert errors.startswith(f"messenger up: MESSENGER_{next(iter(variables))}=")
+    assert "can not be reached" in errors
+    assert "hidden" not in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "postgres").exists()
+
+
+def test_a_wrong_setting_is_named_in_one_line(start: Start, tmp_path: Path) -> None:
+    code, errors = start(tmp_path / "new", PORTT="1").ended()
+    assert (code, errors.count("\n")) == (1, 1)
+    assert "MESSENGER_PORTT is not a setting: did you mean MESSENGER_PORT?" in errors
+
+
+@pytest.mark.parametrize("name", ["relay", "project-messages", "api", "postgres", "nats", "s3"])
+def test_a_killed_child_is_started_again(start: Start, tmp_path: Path, name: str) -> None:
+    up = start(tmp_path)
+    run = up.until_ready()
+    os.kill(run["pids"][name], signal.SIGKILL)
+    until(lambda: up.run["pids"][name] != run["pids"][name])
+    now = up.run
+    assert is_alive(now["pids"][name])
+    assert {**now, "pids": None} == {**run, "pids": None}
+    assert {**now["pids"], name: None} == {**run["pids"], name: None}
+    until(lambda: is_ready(now["api_url"]))
+
+
+def is_ready(api_url: str) -> bool:
+    try:
+        return answer(f"{api_url}/health/ready") == 200
+    except OSError:
+        return False
+
+
+def test_no_connection_is_refused_while_the_api_restarts(start: Start, tmp_path: Path) -> None:
+    run = start(tmp_path).until_ready()
+    os.kill(run["pids"]["api"], signal.SIGKILL)
+    until(lambda: not is_alive(run["pids"]["api"]))
+    assert answer(f"{run['api_url']}/health/live") == 200
+
+
+def test_several_workers_share_the_port(start: Start, tmp_path: Path) -> None:
+    run = start(tmp_path, "--port", "0", "--workers", "2").until_ready()
+    assert {"api-1", "api-2"} <= set(run["pids"])
+    assert "api" not in run["pids"]
+
+
+def test_data_survives_a_stop_and_a_kill_of_everything(start: Start, tmp_path: Path) -> None:
+    first = start(tmp_path)
+    with psycopg.connect(first.until_ready()["database_url"]) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 7 AS n")
+    first.stopped_by(signal.SIGTERM)
+
+    second = start(tmp_path)
+    second.until_ready()
+    below = children_of(second.process.pid)
+    second.stopped_by(signal.SIGKILL)
+
+    third = start(tmp_path)  # at once: those of the second one may still be going
+    until(lambda: not any(map(is_alive, below)))
+    with psycopg.connect(third.until_ready()["database_url"]) as connection:
+        row = connection.execute("SELECT n FROM kept").fetchone()
+    assert row == (7,)

@@ -1,0 +1,112 @@
+"""One event of each type with every field filled, and the keys that seal their golden files.
+
+`python -m tests.golden.examples` writes the golden files that are missing. One that is there
+is never written again: it stands for what is in logs already. A changed event gets a new
+version, an upcaster and a file of its own.
+"""
+
+import hashlib
+from pathlib import Path
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from domain.chat import (
+    GroupCreated,
+    GroupDeleted,
+    GroupUpdated,
+    MemberLeft,
+    MemberRemoved,
+    MembersAdded,
+    OwnershipTransferred,
+)
+from domain.event import Event
+from domain.ids import ChatId, MessageId, UserId
+from domain.message import MessageSent, SystemMessageSent
+from domain.receipt import MessagesDelivered, MessagesRead
+from domain.user import PasswordChanged, ProfileUpdated, UserRegistered
+from infra import codec
+from infra.keyring import KeyId, Keyring
+
+DIRECTORY = Path(__file__).parent / "events"
+
+ANNA = UserId("01990000-0000-7000-8000-00000000a11a")
+BEN = UserId("01990000-0000-7000-8000-000000000be1")
+CHAT = ChatId("01990000-0000-7000-8000-0000000000c1")
+MESSAGE = MessageId("01990000-0000-7000-8000-0000000000d1")
+EARLIER = MessageId("01990000-0000-7000-8000-0000000000d0")
+
+EXAMPLES: tuple[Event, ...] = (
+    UserRegistered(
+        user_id=ANNA,
+        username="anna",
+        display_name="Anna Ångström",
+        password_hash="$2b$12$0123456789012345678901234567890123456789012345678901",
+    ),
+    ProfileUpdated(user_id=ANNA, display_name="Anna 安娜", avatar_url="https://example.org/anna"),
+    PasswordChanged(user_id=ANNA, password_hash="$2b$12$another"),
+    GroupCreated(
+        chat_id=CHAT,
+        owner_id=ANNA,
+        member_ids=[BEN],
+        name="Friends",
+        slug="friends",
+        avatar_url="https://example.org/friends",
+    ),
+    GroupUpdated(
+        chat_id=CHAT,
+        by=ANNA,
+        name="Good friends",
+        slug="good-friends",
+        avatar_url="https://example.org/good",
+    ),
+    GroupDeleted(chat_id=CHAT, by=ANNA),
+    MembersAdded(chat_id=CHAT, by=ANNA, user_ids=[BEN]),
+    MemberRemoved(chat_id=CHAT, by=ANNA, user_id=BEN),
+    MemberLeft(chat_id=CHAT, user_id=BEN),
+    OwnershipTransferred(chat_id=CHAT, from_id=ANNA, to_id=BEN),
+    MessageSent(
+        message_id=MESSAGE,
+        chat_id=CHAT,
+        sender_id=ANNA,
+        content="Hello, 世界 👋",
+        formatting={"bold": [(0, 5)], "code": [(7, 9), (10, 11)]},
+        reply_to_id=EARLIER,
+    ),
+    SystemMessageSent(
+        message_id=MESSAGE,
+        chat_id=CHAT,
+        kind="group_renamed",
+        actor_id=ANNA,
+        user_ids=[BEN],
+        name="Good friends",
+    ),
+    MessagesDelivered(chat_id=CHAT, user_id=BEN, delivered_up_to=7, read_up_to=5),
+    MessagesRead(chat_id=CHAT, user_id=BEN, delivered_up_to=7, read_up_to=7),
+)
+
+
+class FixedKeys(Keyring):
+    """Keys that are a function of user and purpose, for files that must open for ever."""
+
+    def __init__(self) -> None:
+        self.destroyed: set[KeyId] = set()
+
+    def cipher(self, key_id: KeyId) -> AESGCM | None:
+        if key_id in self.destroyed:
+            return None
+        return AESGCM(hashlib.sha256(f"{key_id.user_id} {key_id.purpose}".encode()).digest())
+
+
+def golden_file(event: type[Event] | Event) -> Path:
+    return DIRECTORY / f"{event.type}.v{event.version}.json"
+
+
+def write_missing() -> None:
+    for example in EXAMPLES:
+        path = golden_file(example)
+        if not path.exists():
+            path.write_bytes(codec.encode(example, FixedKeys()) + b"\n")
+
+
+if __name__ == "__main__":
+    write_missing()

@@ -1,0 +1,123 @@
+"""Settings: each comes from one variable, and a wrong one is named in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from infra import settings
+from infra.settings import SERVERS, SETTINGS, SettingError, Settings, load, table
+
+URLS = {
+    "MESSENGER_DATABASE_URL": "postgresql://u:hidden@db.example/messenger",
+    "MESSENGER_NATS_URL": "nats://one.example:4222,nats://two.example:4222",
+    "MESSENGER_S3_ENDPOINT": "https://s3.example",
+    "MESSENGER_S3_ACCESS_KEY": "access",
+    "MESSENGER_S3_SECRET_KEY": "hidden",
+}
+RUN = {
+    "api_url": "http://127.0.0.1:1",
+    "database_url": "postgresql://u@127.0.0.1:2/messenger",
+    "nats_url": "nats://127.0.0.1:3",
+    "s3_endpoint": "http://127.0.0.1:4",
+    "s3_access_key": "access",
+    "s3_secret_key": "secret",
+    "pids": {"api": 5},
+}
+
+
+def refusal(**variables: str) -> str:
+    with pytest.raises(SettingError) as caught:
+        load({f"MESSENGER_{name}": value for name, value in variables.items()}, needs=())
+    return str(caught.value)
+
+
+def test_the_table_and_the_struct_name_the_same_settings() -> None:
+    assert sorted(setting.name for setting in SETTINGS) == sorted(Settings.__struct_fields__)
+
+
+def test_servers_addresses_come_from_the_environment(tmp_path: Path) -> None:
+    loaded = load(URLS, tmp_path)
+    assert loaded.database_url == URLS["MESSENGER_DATABASE_URL"]
+    assert (loaded.data_dir, loaded.port, loaded.rate_limits) == (tmp_path, 8080, True)
+
+
+def test_servers_addresses_come_from_a_running_up(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(RUN))
+    loaded = load({}, tmp_path)
+    assert [getattr(loaded, name) for name in SERVERS] == [RUN[name] for name in SERVERS]
+
+
+def test_addresses_of_two_installations_are_never_mixed(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(RUN))
+    with pytest.raises(SettingError, match="MESSENGER_NATS_URL is not set"):
+        load({"MESSENGER_DATABASE_URL": URLS["MESSENGER_DATABASE_URL"]}, tmp_path)
+
+
+def test_a_damaged_run_file_counts_as_none(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(SettingError, match="MESSENGER_DATABASE_URL is not set"):
+        load({}, tmp_path)
+
+
+def test_only_what_is_needed_must_be_set(tmp_path: Path) -> None:
+    database = {"MESSENGER_DATABASE_URL": URLS["MESSENGER_DATABASE_URL"]}
+    assert load(database, tmp_path, needs=settings.DATABASE).nats_url == ""
+    with pytest.raises(SettingError, match="MESSENGER_NATS_URL is not set: expected a URL"):
+        load(database, tmp_path, needs=settings.LOG)
+
+
+def test_a_mistyped_variable_is_refused_with_the_one_that_was_meant() -> None:
+    assert "did you mean MESSENGER_DATABASE_URL?" in refusal(DATABSE_URL="x")
+    assert "MESSENGER_WHATEVER_ELSE is not a setting" in refusal(WHATEVER_ELSE="x")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "٣"),
+        ("READ_WAIT_SECONDS", "nan"),
+        ("READ_WAIT_SECONDS", "soon"),
+        ("ENV", "prod"),
+        ("RATE_LIMITS", "true"),
+        ("DATABASE_URL", "mysql://db.example/x"),
+        ("DATABASE_URL", "postgresql:///x"),
+        ("DATABASE_URL", "postgresql://db.example:port/x"),
+        ("DATABASE_URL", "postgresql://db.example"),
+        ("NATS_URL", "nats://one.example,http://two.example"),
+        ("S3_ENDPOINT", "s3.example"),
+        ("S3_BUCKET", "Not_A_Bucket"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_expected(name: str, value: str) -> None:
+    message = refusal(**{name: value})
+    kind = next(setting.kind for setting in SETTINGS if setting.variable == f"MESSENGER_{name}")
+    assert message == f"MESSENGER_{name}={value} is not {kind.expects}"
+
+
+def test_a_secret_is_never_shown() -> None:
+    assert "short" not in refusal(SECRET="short")
+    assert "hidden" not in refusal(DATABASE_URL="mysql://u:hidden@db.example/x")
+    shown = repr(table(load(URLS, needs=())))
+    assert "hidden" not in shown
+    assert "postgresql://u:********@db.example/messenger" in shown
+
+
+def test_only_a_test_environment_may_be_weak() -> None:
+    assert "MESSENGER_ENV=test only" in refusal(RATE_LIMITS="off")
+    assert "MESSENGER_ENV=test only" in refusal(BCRYPT_ROUNDS="4", ENV="production")
+    weak = {"MESSENGER_RATE_LIMITS": "off", "MESSENGER_BCRYPT_ROUNDS": "4"}
+    loaded = load({**weak, "MESSENGER_ENV": "test"}, needs=())
+    assert (loaded.rate_limits, loaded.bcrypt_rounds) == (False, 4)
+
+
+def test_production_needs_a_secret_of_its_own() -> None:
+    assert refusal(ENV="production").startswith("MESSENGER_SECRET is not set")
+    assert load({"MESSENGER_ENV": "production", "MESSENGER_SECRET": "s" * 32}, needs=()).secret
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert load({"MESSENGER_PORT": ""}, needs=()).port == 8080

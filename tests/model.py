@@ -1,0 +1,326 @@
+"""What the read models must say, folded event by event, one row at a time.
+
+Written from data-model.md and contract.md alone and sharing nothing with `projections/`: plain
+dictionaries, no batches, no sets, no cleverness. `fold(events)` answers the rows of the tables
+that outsiders may read, by table and key, as `live_rows` reads them from a database.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from domain import chat, event, message, receipt, user
+from domain.event import Recorded
+
+Row = dict[str, Any]
+Rows = dict[tuple[Any, ...], Row]
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "users": ("id",),
+    "chats": ("id",),
+    "chat_participants": ("chat_id", "user_id"),
+    "messages": ("id",),
+    "message_delivery": ("message_id", "user_id"),
+    "unread_messages": ("user_id", "message_id"),
+    "unread_counts": ("user_id", "chat_id"),
+}
+
+SYSTEM_SENTENCES = {
+    "members_added": "joined the group",
+    "member_removed": "was removed from the group",
+    "member_left": "left the group",
+    "group_renamed": "renamed the group",
+    "ownership_transferred": "owns the group now",
+}
+
+ALL_ROWS: LiteralString = "SELECT * FROM {schema}.{table}"
+
+
+def pair_id(first: str, second: str) -> str:
+    return str(UUID(bytes=hashlib.md5(UUID(first).bytes + UUID(second).bytes).digest()))
+
+
+class Model:
+    """`take` events in log order; then `tables`."""
+
+    def __init__(self) -> None:
+        self.users: Rows = {}
+        self.chats: Rows = {}
+        self.participants: Rows = {}
+        self.messages: Rows = {}
+        self.delivery: Rows = {}
+        self.unread: Rows = {}
+        self.lengths: dict[str, int] = {}
+
+    def tables(self) -> dict[str, Rows]:
+        return {
+            "users": self.users,
+            "chats": self.chats,
+            "chat_participants": self.participants,
+            "messages": self.messages,
+            "message_delivery": self.delivery,
+            "unread_messages": self.unread,
+            "unread_counts": self._counts(),
+        }
+
+    def _counts(self) -> Rows:
+        counts: Rows = {}
+        for row in self.unread.values():
+            key = (row["user_id"], row["chat_id"])
+            counts.setdefault(key, {"user_id": key[0], "chat_id": key[1], "count": 0})["count"] += 1
+        return counts
+
+    def take(self, recorded: Recorded) -> None:
+        position, at, happened = recorded
+        match happened:
+            case user.UserEvent():
+                self._user(happened, at)
+            case chat.ChatEvent():
+                self._chat(happened, at)
+            case message.MessageSent():
+                self._sent(happened, at, position)
+            case message.SystemMessageSent():
+                self._told(happened, at, position)
+            case receipt.ReceiptEvent():
+                self._marked(happened, at)
+            case _:
+                raise AssertionError(f"the model does not know {happened}")
+
+    # ------------------------------------------------------------------------------ users
+
+    def _user(self, happened: event.Event, at: datetime) -> None:
+        match happened:
+            case user.UserRegistered():
+                self.users[(happened.user_id,)] = {
+                    "id": happened.user_id,
+                    "username": happened.username,
+                    "password_hash": happened.password_hash,
+                    "display_name": happened.display_name,
+                    "avatar_url": None,
+                    "status": "offline",
+                    "last_seen": None,
+                    "created_at": at,
+                    "updated_at": at,
+                }
+            case user.ProfileUpdated():
+                row = self.users[(happened.user_id,)]
+                row["display_name"] = happened.display_name
+                row["avatar_url"] = happened.avatar_url
+                row["updated_at"] = at
+            case user.PasswordChanged():
+                row = self.users[(happened.user_id,)]
+                row["password_hash"] = happened.password_hash
+                row["updated_at"] = at
+
+    def _seen(self, user_id: str, at: datetime) -> None:
+        row = self.users.get((user_id,))
+        if row is not None and (row["last_seen"] is None or row["last_seen"] < at):
+            row["last_seen"] = at
+
+    # ------------------------------------------------------------------------------ chats
+
+    def _chat(self, happened: chat.ChatEvent, at: datetime) -> None:
+        match happened:
+            case chat.GroupCreated():
+                self._created(happened, at)
+            case chat.MembersAdded():
+                for user_id in happened.user_ids:
+                    self._joins(happened.chat_id, user_id, "member", at)
+            case chat.MemberRemoved() | chat.MemberLeft():
+                self._leaves(happened.chat_id, happened.user_id, at)
+            case chat.GroupUpdated():
+                row = self.chats[(happened.chat_id,)]
+                row["name"] = happened.name
+                row["slug"] = happened.slug
+                row["avatar_url"] = happened.avatar_url
+                row["updated_at"] = at
+            case chat.GroupDeleted():
+                row = self.chats[(happened.chat_id,)]
+                row["is_deleted"] = True
+                row["updated_at"] = at
+            case chat.OwnershipTransferred():
+                row = self.chats[(happened.chat_id,)]
+                row["owner_id"] = happened.to_id
+                row["updated_at"] = at
+                self.participants[happened.chat_id, happened.from_id]["role"] = "member"
+                self.participants[happened.chat_id, happened.to_id]["role"] = "owner"
+
+    def _created(self, created: chat.GroupCreated, at: datetime) -> None:
+        self.chats[(created.chat_id,)] = {
+            "id": created.chat_id,
+            "type": "group",
+            "name": created.name,
+            "slug": created.slug,
+            "avatar_url": created.avatar_url,
+            "owner_id": created.owner_id,
+            "created_at": at,
+            "updated_at": at,
+            "last_message_at": None,
+            "is_deleted": False,
+        }
+        self._joins(created.chat_id, created.owner_id, "owner", at)
+        for user_id in created.member_ids:
+            self._joins(created.chat_id, user_id, "member", at)
+
+    def _joins(self, chat_id: str, user_id: str, role: str, at: datetime) -> None:
+        row = self.participants.setdefault(
+            (chat_id, user_id),
+            {
+                "id": pair_id(chat_id, user_id),
+                "chat_id": chat_id,
+                "user_id": user_id,
+                "joined_at": at,
+            },
+        )
+        row["role"] = role
+        row["left_at"] = None
+
+    def _leaves(self, chat_id: str, user_id: str, at: datetime) -> None:
+        self.participants[chat_id, user_id]["left_at"] = at
+        for key, row in list(self.unread.items()):
+            if row["user_id"] == user_id and row["chat_id"] == chat_id:
+                del self.unread[key]
+
+    # --------------------------------------------------------------------------- messages
+
+    def _sent(self, sent: message.MessageSent, at: datetime, position: int) -> None:
+        metadata = {}
+        if sent.formatting:
+            metadata["formatting"] = {
+                style: [list(pair) for pair in ranges] for style, ranges in sent.formatting.items()
+            }
+        self._message(sent, sent.sender_id, sent.content, "text", metadata, at, position)
+        self.messages[(sent.message_id,)]["reply_to_id"] = sent.reply_to_id
+        self._seen(sent.sender_id, at)
+        for chat_id, user_id in list(self.participants):
+            is_active = self.participants[chat_id, user_id]["left_at"] is None
+            if chat_id == sent.chat_id and user_id != sent.sender_id and is_active:
+                self._receives(sent, user_id, at, position)
+
+    def _told(self, told: message.SystemMessageSent, at: datetime, position: int) -> None:
+        system: Row = {
+            "kind": told.kind,
+            "actor_id": told.actor_id,
+            "user_ids": list(told.user_ids),
+        }
+        if told.kind == "group_renamed":
+            system["name"] = told.name
+        content = SYSTEM_SENTENCES[told.kind]
+        self._message(told, None, content, "system", {"system": system}, at, position)
+
+    def _message(
+        self,
+        said: message.MessageSent | message.SystemMessageSent,
+        sender_id: str | None,
+        content: str | None,
+        content_type: str,
+        metadata: Row,
+        at: datetime,
+        position: int,
+    ) -> None:
+        self.lengths[said.chat_id] = seq = self.lengths.get(said.chat_id, 0) + 1
+        self.messages[(said.message_id,)] = {
+            "id": said.message_id,
+            "chat_id": said.chat_id,
+            "sender_id": sender_id,
+            "content": content,
+            "content_type": content_type,
+            "metadata": metadata,
+            "reply_to_id": None,
+            "is_edited": False,
+            "edited_at": None,
+            "is_deleted": False,
+            "deleted_at": None,
+            "created_at": at,
+            "seq": seq,
+            "position": position,
+        }
+        self.chats[(said.chat_id,)]["last_message_at"] = at
+
+    # ------------------------------------------------------------------ delivery and unread
+
+    def _receives(
+        self, sent: message.MessageSent, user_id: str, at: datetime, position: int
+    ) -> None:
+        self.delivery[sent.message_id, user_id] = {
+            "id": pair_id(sent.message_id, user_id),
+            "message_id": sent.message_id,
+            "user_id": user_id,
+            "status": "pending",
+            "delivered_at": None,
+            "read_at": None,
+            "created_at": at,
+            "chat_id": sent.chat_id,
+            "position": position,
+        }
+        self.unread[user_id, sent.message_id] = {
+            "id": pair_id(user_id, sent.message_id),
+            "user_id": user_id,
+            "chat_id": sent.chat_id,
+            "message_id": sent.message_id,
+            "created_at": at,
+            "position": position,
+        }
+
+    def _marked(self, marked: receipt.ReceiptEvent, at: datetime) -> None:
+        for row in self.delivery.values():
+            if (row["user_id"], row["chat_id"]) == (marked.user_id, marked.chat_id):
+                self._mark_row(row, marked, at)
+        if isinstance(marked, receipt.MessagesRead):
+            self._seen(marked.user_id, at)
+            for key, row in list(self.unread.items()):
+                is_theirs = (row["user_id"], row["chat_id"]) == (marked.user_id, marked.chat_id)
+                if is_theirs and row["position"] <= marked.read_up_to:
+                    del self.unread[key]
+
+    def _mark_row(self, row: Row, marked: receipt.ReceiptEvent, at: datetime) -> None:
+        if row["position"] <= marked.delivered_up_to and row["status"] == "pending":
+            row["status"] = "delivered"
+            row["delivered_at"] = at
+        if row["position"] <= marked.read_up_to and row["status"] != "read":
+            row["status"] = "read"
+            row["read_at"] = at
+
+
+def fold(events: Iterable[Recorded]) -> dict[str, Rows]:
+    model = Model()
+    for recorded in events:
+        model.take(recorded)
+    return model.tables()
+
+
+async def live_rows(
+    connection: psycopg.AsyncConnection[Any], *, schema: str = "public"
+) -> dict[str, Rows]:
+    """The same tables as a database has them."""
+    return {table: await _rows(connection, schema, table) for table in KEYS}
+
+
+async def _rows(connection: psycopg.AsyncConnection[Any], schema: str, table: str) -> Rows:
+    statement = sql.SQL(ALL_ROWS).format(schema=sql.Identifier(schema), table=sql.Identifier(table))
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(statement)
+        found = [
+            {name: str(value) if isinstance(value, UUID) else value for name, value in row.items()}
+            for row in await cursor.fetchall()
+        ]
+    rows = {tuple(row[name] for name in KEYS[table]): row for row in found}
+    assert len(rows) == len(found), f"{table} has a key twice"
+    return rows
+
+
+def assert_same(expected: dict[str, Rows], found: dict[str, Rows]) -> None:
+    """Says which row differs, not that two big things do."""
+    for table, rows in expected.items():
+        missing = rows.keys() - found[table].keys()
+        extra = found[table].keys() - rows.keys()
+        assert not missing, f"{table} lacks {rows[min(missing)]}"
+        assert not extra, f"{table} has too much: {found[table][min(extra)]}"
+        for key, row in rows.items():
+            assert found[table][key] == row, f"{table} differs at {key}"

@@ -1,0 +1,307 @@
+"""Any history of commands, daemons, faults and replays: log, copy and read models agree.
+
+Commands of several people go through two executors, as two processes would have them, and are
+interleaved with everything that may happen to what is derived from the log: batches of any
+size by daemons that fence each other, replays swapped or broken off, the copy in JetStream
+dropped or purged. At the end of each history all is brought to rest and compared.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, suppress
+from typing import Any, NamedTuple, TypeVar
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from commands.add_members import AddMembers
+from commands.change_password import ChangePassword
+from commands.command import Command
+from commands.create_group import CreateGroup
+from commands.leave_group import LeaveGroup
+from commands.mark_delivered import MarkDelivered
+from commands.mark_read import MarkRead
+from commands.register_user import RegisterUser
+from commands.remove_member import RemoveMember
+from commands.send_message import Metadata, SendMessage, Styles
+from commands.update_group import UpdateGroup
+from commands.update_profile import UpdateProfile
+from domain.refusals import Refusal
+from infra import rebuild, replay
+from infra.bus import Bus, stream_name
+from infra.embedded.nats import Nats
+from infra.executor import Done
+from infra.projector import Fenced, Reader, Writer
+from projections import BY_NAME, NAMES, PROJECTIONS
+from tests.commands.history import chat_id, message_id, user_id
+from tests.infra import daemons, machines
+from tests.infra.machines import PASSWORD, Machine
+
+PEOPLE = 4
+CHATS = 2
+MESSAGES = 12
+STEPS = 25
+# Small, so that a rebuild of a short history has many places to be broken off at.
+REBUILD_BATCH_EVENTS = 5
+EXAMPLES_SHARE = 3
+
+T = TypeVar("T")
+
+people = st.integers(1, PEOPLE).map(user_id)
+chats = st.integers(1, CHATS).map(chat_id)
+messages = st.integers(1, MESSAGES).map(message_id)
+words = st.sampled_from(["one", "two", "three", "four"])
+members = st.lists(people, min_size=1, max_size=PEOPLE)
+bold = st.just(Metadata(formatting=Styles(bold=[[0, 2]])))
+
+commands: st.SearchStrategy[Command] = st.one_of(
+    st.builds(
+        SendMessage,
+        chat_id=chats,
+        content=words,
+        message_id=messages,
+        reply_to_id=st.none() | messages,
+        metadata=st.none() | bold,
+    ),
+    st.builds(MarkRead, chat_id=chats, up_to_message_id=st.none() | messages),
+    st.builds(MarkDelivered, chat_id=chats, up_to_message_id=messages),
+    st.builds(CreateGroup, name=words, member_ids=members, slug=words, chat_id=chats),
+    st.builds(UpdateGroup, chat_id=chats, name=words, slug=words),
+    st.builds(AddMembers, chat_id=chats, user_ids=members),
+    st.builds(RemoveMember, chat_id=chats, user_id=people),
+    st.builds(LeaveGroup, chat_id=chats),
+    st.builds(UpdateProfile, display_name=st.none() | words),
+    st.just(ChangePassword(current_password=PASSWORD, new_password=PASSWORD)),
+)
+sends = st.builds(SendMessage, chat_id=chats, content=words)
+
+
+class Sent(NamedTuple):
+    """A command with who sends it and the process that takes it."""
+
+    command: Command
+    by: Any
+    machine: int
+
+
+sent = st.builds(Sent, commands | sends, people, st.integers(0, 1))
+
+
+class Histories(RuleBasedStateMachine):
+    """`fresh_database` and `nats` are set by the test."""
+
+    fresh_database: Callable[[], AbstractContextManager[str]]
+    nats: Nats
+
+    @initialize(extra=st.integers(0, 3))
+    def begin(self, extra: int) -> None:
+        """Everybody is registered and in the first chat."""
+        self.runner = asyncio.Runner()
+        self.acknowledged: list[Done] = []
+        self.stale: dict[str, int] = {}
+        self.await_(self._open())
+        owner = user_id(1)
+        self.await_(self._people())
+        first = CreateGroup(
+            name="one", member_ids=[user_id(n) for n in range(2, PEOPLE + 1)], chat_id=chat_id(1)
+        )
+        self.await_(self._send(Sent(first, owner, 0)))
+        for _ in range(extra):
+            self.await_(self._send(Sent(SendMessage(chat_id=chat_id(1), content="x"), owner, 1)))
+
+    def await_(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    async def _open(self) -> None:
+        self.stack = AsyncExitStack()
+        self.url = self.stack.enter_context(self.fresh_database())
+        enter = self.stack.enter_async_context
+        self.machines = [await enter(machines.running(self.url)) for _ in range(2)]
+        self.keys = await enter(daemons.keyring(self.url))
+        self.reading = await enter(daemons.connected(self.url))
+        self.writing = [await enter(daemons.connected(self.url)) for _ in range(2)]
+        self.bus = await enter(Bus(self.nats.url, name="test"))
+        await self.bus.delete_stream(stream_name(1))
+
+    async def _people(self) -> None:
+        for number in range(1, PEOPLE + 1):
+            register = RegisterUser(
+                username=f"user_{number}", password=PASSWORD, user_id=user_id(number)
+            )
+            await self._send(Sent(register, None, number % 2))
+
+    async def _send(self, one: Sent) -> None:
+        machine: Machine = self.machines[one.machine]
+        try:
+            done = await machine.run(one.command, one.by)
+        except Refusal:
+            return
+        self.acknowledged.append(done)
+
+    # ---------------------------------------------------------------------------- commands
+
+    @rule(one=sent)
+    def a_command(self, one: Sent) -> None:
+        self.await_(self._send(one))
+
+    @rule(some=st.lists(sent, min_size=2, max_size=12))
+    def several_commands_at_once(self, some: list[Sent]) -> None:
+        self.await_(self._all(some))
+
+    async def _all(self, some: list[Sent]) -> None:
+        await asyncio.gather(*(self._send(one) for one in some))
+
+    @rule(some=st.lists(st.tuples(sends, people), min_size=5, max_size=20))
+    def a_busy_chat(self, some: list[tuple[SendMessage, Any]]) -> None:
+        self.await_(self._all([Sent(send, by, n % 2) for n, (send, by) in enumerate(some)]))
+
+    # -------------------------------------------------------------------------- projections
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        daemon=st.integers(0, 1),
+        sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5),
+    )
+    def some_batches(self, name: str, daemon: int, sizes: list[int]) -> None:
+        """By one of two daemons of the same name."""
+        self.await_(self._batches(name, daemon, iter(sizes)))
+
+    async def _batches(self, name: str, daemon: int, sizes: Iterator[int]) -> None:
+        reader = Reader(BY_NAME[name], self.reading, self.keys)
+        writer = Writer(BY_NAME[name], self.writing[daemon])
+        position = await writer.checkpoint()
+        for size in sizes:
+            up_to = min(position + size, (await reader.head()).position)
+            if up_to > position:
+                events = await reader.read(after=position, up_to=up_to)
+                self.stale[name] = position
+                position = await writer.apply(events, after=position)
+
+    @precondition(lambda self: self.stale)
+    @rule(data=st.data(), daemon=st.integers(0, 1), size=st.integers(1, 30))
+    def a_batch_again(self, data: st.DataObject, daemon: int, size: int) -> None:
+        """By a daemon that does not know yet that it was applied."""
+        name = data.draw(st.sampled_from(sorted(self.stale)))
+        self.await_(self._again(name, daemon, size))
+
+    async def _again(self, name: str, daemon: int, size: int) -> None:
+        reader = Reader(BY_NAME[name], self.reading, self.keys)
+        writer = Writer(BY_NAME[name], self.writing[daemon])
+        after = self.stale[name]
+        if await writer.checkpoint() == after:
+            return
+        up_to = min(after + size, (await reader.head()).position)
+        events = await reader.read(after=after, up_to=up_to)
+        with pytest.raises(Fenced):
+            await writer.apply(events, after=after)
+
+    @rule(milliseconds=st.integers(1, 60), twice=st.sets(st.sampled_from(NAMES), max_size=2))
+    def daemons_run_for_a_while(self, milliseconds: int, twice: set[str]) -> None:
+        """All projectors, some of them twice, and then they are gone."""
+        projections = [*PROJECTIONS, *(BY_NAME[name] for name in sorted(twice))]
+        self.await_(self._while(milliseconds, projections))
+
+    async def _while(self, milliseconds: int, projections: Any) -> None:
+        async with daemons.projecting(self.url, self.nats.url, projections):
+            await asyncio.sleep(milliseconds / 1000)
+
+    # ------------------------------------------------------------------------------ replays
+
+    @rule(name=st.sampled_from(NAMES))
+    def a_replay(self, name: str) -> None:
+        self.await_(self._replay(name, batches=1_000_000))
+
+    @rule(name=st.sampled_from(NAMES), batches=st.integers(1, 8))
+    def a_replay_broken_off(self, name: str, batches: int) -> None:
+        self.await_(self._replay(name, batches))
+
+    async def _replay(self, name: str, batches: int) -> None:
+        class BrokenOff(Exception):
+            pass
+
+        def progress(*_: int) -> None:
+            nonlocal batches
+            batches -= 1
+            if batches == 0:
+                raise BrokenOff
+
+        with suppress(BrokenOff):
+            await replay.replay(BY_NAME[name], url=self.url, keyring=self.keys, progress=progress)
+
+    # --------------------------------------------------------------------------------- copy
+
+    @rule(milliseconds=st.integers(1, 60))
+    def the_relay_runs_for_a_while(self, milliseconds: int) -> None:
+        self.await_(self._relay_while(milliseconds))
+
+    async def _relay_while(self, milliseconds: int) -> None:
+        async with daemons.relaying(self.url, self.nats.url):
+            await asyncio.sleep(milliseconds / 1000)
+
+    @rule(milliseconds=st.integers(1, 60), some=st.lists(sent, min_size=1, max_size=8))
+    def all_daemons_while_commands_come(self, milliseconds: int, some: list[Sent]) -> None:
+        self.await_(self._live(milliseconds, some))
+
+    async def _live(self, milliseconds: int, some: list[Sent]) -> None:
+        async with (
+            daemons.relaying(self.url, self.nats.url),
+            daemons.projecting(self.url, self.nats.url),
+        ):
+            for one in some:
+                await self._send(one)
+            await asyncio.sleep(milliseconds / 1000)
+
+    @rule()
+    def the_copy_is_dropped(self) -> None:
+        self.await_(self.bus.delete_stream(stream_name(1)))
+
+    @rule()
+    def the_copy_is_purged(self) -> None:
+        self.await_(self._purge())
+
+    async def _purge(self) -> None:
+        if await self.bus.extent(stream_name(1)) is not None:
+            await self.bus.jetstream.purge_stream(stream_name(1))
+
+    # ------------------------------------------------------------------------------ the end
+
+    def teardown(self) -> None:
+        if not hasattr(self, "runner"):
+            return
+        try:
+            self.await_(self._rest_and_check())
+        finally:
+            self.await_(self.stack.aclose())
+            self.runner.close()
+
+    async def _rest_and_check(self) -> None:
+        async with (
+            daemons.relaying(self.url, self.nats.url),
+            daemons.projecting(self.url, self.nats.url),
+        ):
+            await daemons.projected(self.url)
+            await daemons.copied(self.url, self.nats.url)
+        agreed = await daemons.check(self.url, self.nats.url)
+        assert agreed.head == max(done.position for done in self.acknowledged)
+
+
+def test_log_copy_and_read_models_agree_after_any_history(
+    fresh_database: Callable[[], AbstractContextManager[str]],
+    nats_server: Nats,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rebuild, "MAX_BATCH_EVENTS", REBUILD_BATCH_EVENTS)
+    monkeypatch.setattr(Histories, "fresh_database", staticmethod(fresh_database), raising=False)
+    monkeypatch.setattr(Histories, "nats", nats_server, raising=False)
+    examples = max(5, settings().max_examples // EXAMPLES_SHARE)
+    run_state_machine_as_test(
+        Histories, settings=settings(max_examples=examples, stateful_step_count=STEPS)
+    )
