@@ -16,9 +16,10 @@ import uvicorn
 from litestar import Litestar, Request
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api import commands, openapi, problems, queries, sessions, status
-from api.http import Door, Inbound, NoContent, Reply, problem_reply
+from api.http import Door, Inbound, NoContent, Reply, problem_reply, unreadable
 from api.operations import Call, Operation, caller_of
 from api.parts import Parts, opened
 from infra.settings import Settings
@@ -70,7 +71,7 @@ def config(app: ASGIApp, *, host: str, port: int, fd: int | None = None) -> uvic
         host=host,
         port=port,
         fd=fd,
-        http="httptools",
+        http=Protocol,
         lifespan="off",
         access_log=False,
         log_config=None,
@@ -80,6 +81,14 @@ def config(app: ASGIApp, *, host: str, port: int, fd: int | None = None) -> uvic
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_STOP_SECONDS,
     )
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1, where what is no HTTP at all is a problem like any other."""
+
+    def send_400_response(self, msg: str) -> None:
+        self.transport.write(unreadable())
+        self.transport.close()
 
 
 class Server(uvicorn.Server):

@@ -180,9 +180,7 @@ def events(
 
     settings = _settings(data_dir, needs=all_settings.DATABASE)
     _run(
-        upkeep.run_events(
-            settings, stream=stream, type_name=type_name, after=after, follow=follow
-        )
+        upkeep.run_events(settings, stream=stream, type_name=type_name, after=after, follow=follow)
     )
 
 

@@ -80,6 +80,20 @@ def problem_reply(refusal: Refusal) -> Reply:
     )
 
 
+def unreadable() -> bytes:
+    """The whole response to what can't be read as HTTP, and so never becomes a call."""
+    body = msgspec.json.encode(problems.problem(Malformed("this is not HTTP/1.1")))
+    head = (
+        b"HTTP/1.1 400 Bad Request",
+        b"content-type: " + problems.CONTENT_TYPE,
+        b"content-length: %d" % len(body),
+        b"request-id: " + clock.new_id().encode(),
+        b"cache-control: no-store",
+        b"connection: close",
+    )
+    return b"\r\n".join((*head, b"", body))
+
+
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The header's first value; names are lower case, as ASGI has them."""
     return next((value for key, value in scope["headers"] if key == name), None)

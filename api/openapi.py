@@ -39,7 +39,7 @@ def document(operations: tuple[Operation, ...]) -> Schema:
     schemas = _schemas(operations)
     paths: dict[str, Schema] = defaultdict(dict)
     for operation in operations:
-        paths[_path(operation)][operation.method.lower()] = _describe(operation, schemas)
+        paths[_path(operation)][operation.method.lower()] = _describe(operation)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -82,8 +82,8 @@ def operations(described: tuple[Operation, ...]) -> tuple[Operation, ...]:
 
 
 def _schemas(operations: tuple[Operation, ...]) -> dict[str, Schema]:
-    types = {kind for op in operations for kind in (op.body, op.answer) if _is_struct(kind)}
-    types |= {Problem, BatchItem, BatchProblem}
+    types = {op.body for op in operations} | {op.answer for op in operations if _is_whole(op)}
+    types = {kind for kind in types if _is_struct(kind)} | {Problem, BatchItem, BatchProblem}
     ordered = sorted(types, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template=REFERENCE)
     found: dict[str, Schema] = dict(schemas)
@@ -111,12 +111,12 @@ def _describe_batch(schemas: dict[str, Schema]) -> None:
     results["items"] = {"oneOf": [done, _reference(BatchProblem)]}
 
 
-def _describe(operation: Operation, schemas: dict[str, Schema]) -> Schema:
+def _describe(operation: Operation) -> Schema:
     described: Schema = {
         "operationId": operation.name,
         "summary": operation.summary,
         "parameters": [_parameter(parameter) for parameter in operation.parameters],
-        "responses": _responses(operation, schemas),
+        "responses": _responses(operation),
         "security": SECURITY[operation.token],
     }
     if operation.body is not None:
@@ -141,14 +141,14 @@ def _parameter(parameter: Parameter) -> Schema:
     }
 
 
-def _responses(operation: Operation, schemas: dict[str, Schema]) -> Schema:
+def _responses(operation: Operation) -> Schema:
     headers: Schema = {"Request-Id": {"$ref": "#/components/headers/Request-Id"}}
     success_headers = dict(headers)
     if operation.states_position:
         success_headers["Log-Position"] = {"$ref": "#/components/headers/Log-Position"}
     success: Schema = {"description": "Done", "headers": success_headers}
     if operation.answer is not None:
-        success["content"] = {operation.media_type: {"schema": _answer(operation, schemas)}}
+        success["content"] = {operation.media_type: {"schema": _answer(operation)}}
     responses: Schema = {str(operation.status): success}
     for status, refusals in sorted(_by_status(operation).items()):
         responses[str(status)] = {
@@ -169,17 +169,23 @@ def _by_status(operation: Operation) -> dict[int, list[type[Refusal]]]:
     return by_status
 
 
-def _answer(operation: Operation, schemas: dict[str, Schema]) -> Schema:
+def _answer(operation: Operation) -> Schema:
     if not _is_struct(operation.answer):
         return {"type": "string"}
-    if not operation.answers_position:
+    if _is_whole(operation):
         return _reference(operation.answer)
+    _, schemas = msgspec.json.schema_components([operation.answer], ref_template=REFERENCE)
     own = schemas[operation.answer.__name__]
     return {
         "type": "object",
         "properties": {"position": POSITION, **own["properties"]},
         "required": ["position", *own["required"]],
     }
+
+
+def _is_whole(operation: Operation) -> bool:
+    """Whether the answer is a body by itself: a command's is one together with the position."""
+    return not operation.answers_position
 
 
 def _reference(kind: Any) -> Schema:

@@ -50,7 +50,10 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
         Bus(settings.nats_url, name=name) as bus,
         database.pool(url, name=f"{name} write", size=pool_size) as pool,
         database.pool(
-            settings.database_replica_url or url, name=f"{name} read", size=pool_size
+            settings.database_replica_url or url,
+            name=f"{name} read",
+            size=pool_size,
+            plans_once=True,
         ) as read_pool,
         Appender(
             url,

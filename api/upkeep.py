@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,7 +22,7 @@ from infra import database, event_log, replay, verify
 from infra.bus import Bus, stream_name
 from infra.database import Connection
 from infra.errors import Unavailable
-from infra.relay import Envelope
+from infra.relay import payload
 from infra.settings import Settings
 from projections import NAMES
 from projections.projection import Projection
@@ -216,9 +215,7 @@ async def _page(
 
 
 def _line(row: tuple[Any, ...]) -> str:
-    *columns, data, metadata, at = row
-    envelope = Envelope(*columns, msgspec.Raw(data.encode()), msgspec.Raw(metadata.encode()), at)
-    return msgspec.json.encode(envelope).decode() + "\n"
+    return payload(row).decode() + "\n"
 
 
 async def _position(connection: Connection, until: str) -> int:

@@ -38,7 +38,7 @@ class MessageSent(MessageEvent, frozen=True, kw_only=True):
     chat_id: ChatId
     sender_id: UserId
     content: MessageText
-    formatting: Formatting = {}
+    formatting: Formatting = msgspec.field(default_factory=dict)
     reply_to_id: MessageId | None = None
 
 
@@ -49,7 +49,7 @@ class SystemMessageSent(MessageEvent, frozen=True, kw_only=True):
     chat_id: ChatId
     kind: SystemKind
     actor_id: UserId
-    user_ids: list[UserId] = []
+    user_ids: list[UserId] = msgspec.field(default_factory=list)
     name: str | None = None
 
 

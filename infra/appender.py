@@ -13,7 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import msgspec
 import psycopg
@@ -135,7 +135,7 @@ class Appender:
         self.batches = 0
         self.commands = 0
 
-    async def __aenter__(self) -> "Appender":
+    async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="appender")
         return self
 
@@ -171,7 +171,7 @@ class Appender:
                 except asyncio.CancelledError:
                     self._fail(batch, Unavailable("the server is stopping"))
                     raise
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, callers hear of it
                     self._fail(batch, Unavailable(f"not written: {first_line(error)}"))
 
     def _next_batch(self) -> list[_Pending]:

@@ -9,7 +9,8 @@ projection (payload: the position), `messenger.sessions` when sessions ended.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, Self
 
 import nats
 from nats.aio.client import Client
@@ -71,7 +72,7 @@ class Bus:
         self._callbacks: list[tuple[str, Callback]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> "Bus":
+    async def __aenter__(self) -> Self:
         self._connecting = asyncio.create_task(self._connect(), name="bus")
         # Usually it is there: begin connected, but never wait long for it.
         await asyncio.wait([self._connecting], timeout=CONNECT_TIMEOUT_SECONDS)
@@ -80,10 +81,8 @@ class Bus:
     async def __aexit__(self, *_: object) -> None:
         self._connecting.cancel()
         if self._client is not None:
-            try:
+            with suppress(*BUS_ERRORS):
                 await asyncio.wait_for(self._client.close(), CLOSE_TIMEOUT_SECONDS)
-            except BUS_ERRORS:
-                pass
 
     @property
     def connected(self) -> bool:

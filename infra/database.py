@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: autocommit, UTC, with every wait bounded on the server."""
 
-from typing import Any
+import select
+from typing import Any, Literal
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -9,9 +10,15 @@ from infra.errors import Unavailable
 
 CONNECT_TIMEOUT_SECONDS = 5
 POOL_TIMEOUT_SECONDS = 5
+# Then the next caller tries anew. Longer, and its growing pauses would outlast the outage.
+POOL_RECONNECT_SECONDS = 2
 LOCK_TIMEOUT_MS = 5_000
 STATEMENT_TIMEOUT_MS = 30_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 30_000
+
+SET_CONFIG = """
+    SELECT set_config(%s, %s, %s)
+"""
 
 Connection = psycopg.AsyncConnection[Any]
 Pool = AsyncConnectionPool[Connection]
@@ -55,17 +62,49 @@ async def connect(
         raise Unavailable(f"the database does not answer: {first_line(error)}") from error
 
 
-def pool(url: str, *, name: str, size: int) -> Pool:
-    """A pool that is not open yet: `async with` opens it."""
+def pool(url: str, *, name: str, size: int, plans_once: bool = False) -> Pool:
+    """A pool that is not open yet: `async with` opens it.
+
+    `plans_once`: each statement is planned once a connection, whatever its values. Planning
+    over the partitions of many years costs more than what it plans for.
+    """
+    kwargs = options(name=name)
+    if plans_once:
+        kwargs["options"] += " -c plan_cache_mode=force_generic_plan"
+        kwargs["prepare_threshold"] = 0
     return AsyncConnectionPool(
         url,
         min_size=1,
         max_size=size,
         timeout=POOL_TIMEOUT_SECONDS,
-        kwargs=options(name=name),
+        reconnect_timeout=POOL_RECONNECT_SECONDS,
+        kwargs=kwargs,
+        check=_check,
         open=False,
         name=name,
     )
+
+
+async def _check(connection: Connection) -> None:
+    """A connection that broke while idle is replaced, before anybody gets it.
+
+    An idle one has nothing to say: only where there is something to read, a round trip is paid.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        await Pool.check_connection(connection)
+
+
+async def set_timeout(
+    connection: Connection,
+    name: Literal["statement_timeout", "lock_timeout"],
+    milliseconds: int,
+    *,
+    is_local: bool = False,
+) -> None:
+    """For the session, or (`is_local`) the rest of the transaction."""
+    await connection.execute(SET_CONFIG, (name, str(milliseconds), is_local))
 
 
 # What a caller sees as "the database is not there just now".

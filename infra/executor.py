@@ -153,7 +153,9 @@ class Executor:
         for item in tails:
             current = self._known(item.stream)
             # It may have been folded further meanwhile, or been dropped to make room.
-            if item.version == current.version + 1 or (last_only and item.version > current.version):
+            if item.version == current.version + 1 or (
+                last_only and item.version > current.version
+            ):
                 state = aggregate_of(item.stream).evolve(current.state, item.event, item.place)
                 self._remember(item.stream, Versioned(item.version, state))
 
@@ -371,7 +373,6 @@ class _Attempt:
         places = [Place(first + n, self._context.now) for n in range(len(decision.events))]
         self._executor.learn(decision.events, view.used, places)
         self._executor.touch(view.used)
-
 
     def _presume(self, view: View, decision: Decision) -> None:
         """As learned, but for the positions, which are not known yet."""

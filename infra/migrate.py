@@ -74,7 +74,10 @@ class _connection:
 
     def __enter__(self) -> sa.Connection:
         self._connection = self._engine.connect()
-        self._connection.execute(sa.text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+        self._connection.execute(
+            sa.text("SELECT set_config('lock_timeout', :timeout, false)"),
+            {"timeout": LOCK_TIMEOUT},
+        )
         self._connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATIONS_LOCK})
         self._connection.commit()
         return self._connection

@@ -90,12 +90,12 @@ class Rebuild:
     async def index(self) -> None:
         """Makes the indexes that were left for the end, and tells the planner what is there."""
         connection = self.writer.connection
-        await connection.execute(f"SET statement_timeout = {INDEX_TIMEOUT_MS:d}")
+        await database.set_timeout(connection, "statement_timeout", INDEX_TIMEOUT_MS)
         for table in tables.tables_of(self.projection.name):
             for index in sorted(table.indexes, key=lambda index: str(index.name)):
                 await connection.execute(_late_index(index))
             await connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table.name)))
-        await connection.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_MS:d}")
+        await database.set_timeout(connection, "statement_timeout", STATEMENT_TIMEOUT_MS)
 
 
 @asynccontextmanager

@@ -202,12 +202,12 @@ class Relay:
         client = self._bus.client
         for row in rows[:-1]:
             await client.publish(
-                subject(row[2], row[4]), _payload(row), headers=_expected(row[0] - 1)
+                subject(row[2], row[4]), payload(row), headers=_expected(row[0] - 1)
             )
         final = rows[-1]
         reply = await client.request(
             subject(final[2], final[4]),
-            _payload(final),
+            payload(final),
             headers=_expected(final[0] - 1),
             timeout=buses.REQUEST_TIMEOUT_SECONDS,
         )
@@ -220,7 +220,8 @@ def _expected(sequence: int) -> dict[str, str]:
     return {"Nats-Expected-Last-Sequence": str(sequence)}
 
 
-def _payload(row: tuple[Any, ...]) -> bytes:
+def payload(row: tuple[Any, ...]) -> bytes:
+    """The JSON of a row with the columns of `WINDOW`."""
     position, event_id, stream, version, type_name, schema, data, metadata, at = row
     return msgspec.json.encode(
         Envelope(

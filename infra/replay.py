@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from infra import rebuild, tables
+from infra import database, rebuild, tables
 from infra.database import Connection
 from infra.errors import Unavailable
 from infra.keyring import Keyring
@@ -149,7 +149,7 @@ async def _swap_when_free(copy: Rebuild) -> Swap:
 
 async def _swap(copy: Rebuild) -> int:
     connection, projection = copy.writer.connection, copy.projection
-    await connection.execute(f"SET LOCAL lock_timeout = {SWAP_LOCK_TIMEOUT_MS:d}")
+    await database.set_timeout(connection, "lock_timeout", SWAP_LOCK_TIMEOUT_MS, is_local=True)
     cursor = await connection.execute(LOCK_LIVE_CHECKPOINT, (projection.name,))
     row: Any = await cursor.fetchone()
     position: int = max(row[0], copy.position)

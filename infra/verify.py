@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from psycopg import sql
 
-from infra import rebuild, tables
+from infra import database, rebuild, tables
 from infra.errors import Unavailable
 from infra.keyring import Keyring
 from infra.rebuild import Progress, Rebuild
@@ -90,7 +90,7 @@ async def _live_position(copy: Rebuild) -> int:
 async def _compare(copy: Rebuild) -> Verdict:
     """In one snapshot: the copy is brought to where the live tables are in it."""
     connection = copy.writer.connection
-    await connection.execute(f"SET statement_timeout = {COMPARE_TIMEOUT_MS:d}")
+    await database.set_timeout(connection, "statement_timeout", COMPARE_TIMEOUT_MS)
     async with connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         # Before the snapshot: rows of tables swapped in later would not be in it.

@@ -4,13 +4,15 @@
 status with nothing else to write but the migration of its tables.
 """
 
-from projections.chats import CHATS
-from projections.delivery import DELIVERY
-from projections.messages import MESSAGES
+from projections import chats, delivery, messages, unread, users
 from projections.projection import Projection
-from projections.unread import UNREAD
-from projections.users import USERS
 
-PROJECTIONS: tuple[Projection, ...] = (USERS, CHATS, MESSAGES, DELIVERY, UNREAD)
+PROJECTIONS: tuple[Projection, ...] = (
+    users.PROJECTION,
+    chats.PROJECTION,
+    messages.PROJECTION,
+    delivery.PROJECTION,
+    unread.PROJECTION,
+)
 BY_NAME = {projection.name: projection for projection in PROJECTIONS}
 NAMES = tuple(BY_NAME)

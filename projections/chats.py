@@ -201,7 +201,7 @@ def plan(events: Sequence[Recorded]) -> list[Step]:
     ]
 
 
-CHATS = Projection(
+PROJECTION = Projection(
     name="chats",
     handles=frozenset(
         {

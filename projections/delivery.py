@@ -220,4 +220,4 @@ def _ranges(member: Member, marks: list[Mark]) -> list[Row]:
     return rows
 
 
-DELIVERY = Projection(name="delivery", handles=FAN_OUT_EVENTS, opens=frozenset(), plan=plan)
+PROJECTION = Projection(name="delivery", handles=FAN_OUT_EVENTS, opens=frozenset(), plan=plan)

@@ -123,7 +123,7 @@ def _told(event: SystemMessageSent, at: datetime, position: int) -> dict[str, An
     }
 
 
-MESSAGES = Projection(
+PROJECTION = Projection(
     name="messages",
     handles=frozenset({MessageSent, SystemMessageSent}),
     opens=frozenset({MessageSent}),

@@ -138,4 +138,4 @@ def _rows(positions: dict[Member, int], name: str) -> list[Row]:
     ]
 
 
-UNREAD = Projection(name="unread", handles=FAN_OUT_EVENTS, opens=frozenset(), plan=plan)
+PROJECTION = Projection(name="unread", handles=FAN_OUT_EVENTS, opens=frozenset(), plan=plan)

@@ -147,7 +147,7 @@ def _password(event: PasswordChanged, at: datetime) -> Row:
     }
 
 
-USERS = Projection(
+PROJECTION = Projection(
     name="users",
     handles=frozenset({UserRegistered, ProfileUpdated, PasswordChanged, MessageSent, MessagesRead}),
     opens=frozenset({UserRegistered, ProfileUpdated, PasswordChanged}),

@@ -269,8 +269,8 @@ def _reply_to(row: dict[str, Any]) -> ReplyTo | None:
     content, is_deleted = row.pop("reply_content"), row.pop("reply_is_deleted")
     if reply_to_id is None:
         return None
-    is_shown = content is not None and not is_deleted
-    return ReplyTo(reply_to_id, sender, content if is_shown else REPLY_TO_DELETED)
+    shown = REPLY_TO_DELETED if content is None or is_deleted else content
+    return ReplyTo(reply_to_id, sender, shown)
 
 
 def _sender(sender_id: UUID | None, display_name: str | None) -> Sender | None:

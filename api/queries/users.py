@@ -13,6 +13,7 @@ from domain.refusals import Invalid, NotFound
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 MAX_PREFIX_CHARACTERS = 100
+LAST_CHARACTER = "\U0010ffff"
 
 ONE = """
     SELECT
@@ -27,6 +28,7 @@ ONE = """
     WHERE id = %(user_id)s
 """
 
+# As ranges by bytes, which an index serves whatever the prefix; LIKE needs to know it to plan.
 BY_PREFIX = """
     SELECT
         id,
@@ -37,7 +39,8 @@ BY_PREFIX = """
         last_seen,
         created_at
     FROM users
-    WHERE lower(username) LIKE lower(%(pattern)s) OR lower(display_name) LIKE lower(%(pattern)s)
+    WHERE lower(username) ~>=~ lower(%(low)s) AND lower(username) ~<~ lower(%(high)s)
+        OR lower(display_name) ~>=~ lower(%(low)s) AND lower(display_name) ~<~ lower(%(high)s)
     ORDER BY lower(username), id
     LIMIT %(limit)s
 """
@@ -70,7 +73,7 @@ async def search(call: Call, snapshot: Snapshot) -> Users:
     if len(prefix) > MAX_PREFIX_CHARACTERS:
         raise Invalid(f"expected at most {MAX_PREFIX_CHARACTERS} characters", field="prefix")
     limit = call.inbound.whole("limit", default=DEFAULT_LIMIT, low=1, high=MAX_LIMIT)
-    arguments: dict[str, Any] = {"pattern": f"{_escaped(prefix)}%", "limit": limit}
+    arguments: dict[str, Any] = {"low": prefix, "high": prefix + LAST_CHARACTER, "limit": limit}
     return Users([User(**row) for row in await snapshot.rows(BY_PREFIX, arguments)])
 
 
@@ -79,11 +82,6 @@ async def _one(user_id: str, snapshot: Snapshot) -> User:
     if row is None:
         raise NotFound("there is no such user")
     return User(**row)
-
-
-def _escaped(prefix: str) -> str:
-    """As LIKE takes it literally."""
-    return prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 USED = ("users",)

@@ -1,7 +1,7 @@
 """The log, what stands beside it, and the read models with their first shape."""
 
-from alembic import op
 import sqlalchemy as sa
+from alembic import op
 from sqlalchemy.dialects import postgresql
 
 from infra.migrate import function_sql

@@ -24,9 +24,7 @@ class ApiProcess(NamedTuple):
 
 
 @asynccontextmanager
-async def running(
-    database_url: str, nats_url: str, **settings: str
-) -> AsyncIterator[ApiProcess]:
+async def running(database_url: str, nats_url: str, **settings: str) -> AsyncIterator[ApiProcess]:
     port = free_port()
     environ = {
         **os.environ,

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -29,7 +29,8 @@ class Cable:
 
     async def cut(self) -> None:
         self._is_cut = True
-        await end(*self._links)
+        if self._links:
+            await end(*self._links)
 
     def mend(self) -> None:
         self._is_cut = False
@@ -84,9 +85,7 @@ async def api(cable: Cable, nats_url: str) -> AsyncIterator[Api]:
         yield served
 
 
-async def test_without_a_database_all_is_503_and_then_works_again(
-    api: Api, cable: Cable
-) -> None:
+async def test_without_a_database_all_is_503_and_then_works_again(api: Api, cable: Cable) -> None:
     ann = await api.person("ann")
     await cable.cut()
     log_in = {"username": "ann", "password": "correct horse"}
@@ -141,6 +140,4 @@ async def test_a_cut_in_mid_work_costs_no_acknowledged_command(api: Api, cable: 
         cable.mend()
     await asyncio.gather(*sending)
     assert len(positions) == len(set(positions))
-    with suppress(TimeoutError):
-        head = good(await api.client.get("/v1/status"))["position"]
-        assert max(positions) <= head
+    assert max(positions) <= good(await api.client.get("/v1/status"))["position"]

@@ -77,9 +77,7 @@ async def _populate(client: httpx.AsyncClient, directory: Path) -> Json:
         response = await client.post("/v1/commands/register-user", json=registration)
         ids.append(good(response)["user_id"])
     log_in = {"username": "ann", "password": PASSWORD}
-    session, other = [
-        good(await client.post("/v1/sessions", json=log_in), 201) for _ in range(2)
-    ]
+    session, other = [good(await client.post("/v1/sessions", json=log_in), 201) for _ in range(2)]
     client.headers.update(bearer(session))
     group = {"name": "Friends", "member_ids": ids[1:]}
     chat = good(await client.post("/v1/commands/create-group", json=group))

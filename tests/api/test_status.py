@@ -32,9 +32,7 @@ async def test_status_tells_positions_and_lags(
     assert response.headers["log-position"] == "1"
 
 
-async def test_a_projection_that_lags_makes_the_api_unfit(
-    database_url: str, nats_url: str
-) -> None:
+async def test_a_projection_that_lags_makes_the_api_unfit(database_url: str, nats_url: str) -> None:
     async with serving(database_url, nats_url, ready_lag_seconds=-1.0) as api:
         await api.register("ann")
         shown = good(await api.client.get("/v1/status"))
@@ -70,7 +68,7 @@ async def test_metrics_count_requests_by_route_and_commands_by_outcome(api: Api)
     for _ in range(2):
         await ann.send("update-profile", "key", display_name="Ann")
     await ann.send("change-password", current_password="wrong pass", new_password="x" * 8)
-    await ann.client.request("BREW", "/v1/no-such-path")
+    await ann.client.request("PROPFIND", "/v1/no-such-path")
     text = (await api.client.get("/metrics")).text
     for line in (
         'messenger_commands_total{name="update-profile",outcome="done"} 1.0',
@@ -111,15 +109,19 @@ async def test_the_request_id_is_in_the_event(api: Api, database_url: str) -> No
     assert correlation == "find-me"
 
 
+async def test_what_is_no_http_is_a_problem_too(api: Api) -> None:
+    problem(await api.client.request("BREW", "/health/live"), 400, "malformed")
+
+
 async def test_what_is_not_there_or_not_allowed_is_a_problem(api: Api) -> None:
     client = api.client
     for path in ("/", "/v1", "/v2/users/me", "/v1/commands/no-such", "/v1/%00", "/v1/%ff"):
-        problem(await client.get(path), 404 if "commands" in path else 404, "not-found")
+        problem(await client.get(path), 404, "not-found")
     for method, path, allowed in (
         ("PUT", "/v1/sessions", {"GET", "HEAD", "POST", "OPTIONS"}),
         ("GET", "/v1/commands/send-message", {"POST", "OPTIONS"}),
         ("POST", "/v1/users/me", {"GET", "HEAD", "OPTIONS"}),
-        ("BREW", "/health/live", {"GET", "HEAD", "OPTIONS"}),
+        ("TRACE", "/health/live", {"GET", "HEAD", "OPTIONS"}),
     ):
         response = await client.request(method, path)
         problem(response, 405, "method-not-allowed")

@@ -14,9 +14,8 @@ import psycopg
 from psycopg import sql
 
 from infra.embedded.postgres import Postgres
-from projections.delivery import DELIVERY
+from projections import delivery, unread
 from projections.projection import Projection
-from projections.unread import UNREAD
 from tests.benchmarks import harness, projecting, workload
 from tests.benchmarks.harness import Report, at_least
 from tests.infra import machines
@@ -39,12 +38,12 @@ class Fan(NamedTuple):
 
 FANS = (
     Fan(
-        DELIVERY,
+        delivery.PROJECTION,
         "message_delivery",
         ("message_id", "user_id", "status", "created_at", "chat_id", "position"),
     ),
     Fan(
-        UNREAD,
+        unread.PROJECTION,
         "unread_messages",
         ("user_id", "chat_id", "message_id", "created_at", "position"),
     ),

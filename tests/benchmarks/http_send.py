@@ -153,7 +153,9 @@ async def _requests(url: str) -> list[str]:
         ]
     seats = chain.from_iterable(zip(*by_size, strict=True))
     texts = islice(cycle(TEXTS), USERS * len(CHAT_SIZES))
-    return [_request(*seat, text) for seat, text in zip(seats, texts, strict=True)]
+    return [
+        _request(token, chat_id, text) for (token, chat_id), text in zip(seats, texts, strict=True)
+    ]
 
 
 async def _person(client: httpx.AsyncClient, number: int) -> tuple[str, str]:

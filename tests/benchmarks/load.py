@@ -19,6 +19,7 @@ import uvloop
 from tests.benchmarks.harness import percentile
 
 CONNECTIONS = 64
+HTTP_PORT = 80
 TICK_SECONDS = 0.001
 DRAIN_TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -150,10 +151,11 @@ class Generator:
 
     async def _connect(self) -> None:
         address = urlsplit(self._plan.url)
+        port = address.port or HTTP_PORT
         loop = asyncio.get_running_loop()
         for _ in range(CONNECTIONS):
             _, connection = await asyncio.wait_for(
-                loop.create_connection(lambda: Connection(self), address.hostname, address.port),
+                loop.create_connection(lambda: Connection(self), address.hostname or "", port),
                 CONNECT_TIMEOUT_SECONDS,
             )
             self._idle.append(connection)

@@ -62,7 +62,9 @@ def test_every_event_ever_written_decodes_and_opens(path: Path) -> None:
     event = codec.decode(*type_and_version(path), path.read_bytes())
     sealed = sealed_text(event)
     codec.open_sealed(event, FixedKeys())
-    assert all(opened and opened != text for opened, text in zip(sealed_text(event), sealed, strict=True))
+    assert all(
+        opened and opened != text for opened, text in zip(sealed_text(event), sealed, strict=True)
+    )
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)

@@ -23,6 +23,8 @@ from tests import model
 from tests.commands.history import ANNA, BEN, CARL, CHAT, History, group, people, sent, uuid
 from tests.domain.test_invariants import begun, steps
 
+pytestmark = pytest.mark.timeout(120 + settings().max_examples)
+
 EMPTY = "TRUNCATE {}, projection_checkpoints".format(
     ", ".join(
         table.name for projection in PROJECTIONS for table in tables.tables_of(projection.name)
