@@ -40,7 +40,9 @@ $(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed
 up: install
 	@exec $(BIN)/messenger up $(ARGS)
 
+# What is pure is covered whole, branches too, by its own tests alone.
 test: install-test
+	$(BIN)/python -m pytest --quiet tests/domain tests/commands --cov --cov-fail-under=100
 	$(BIN)/python -m pytest $(ARGS)
 
 check: install-test

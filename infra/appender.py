@@ -153,6 +153,8 @@ class Appender:
 
     async def append(self, append: Append) -> Outcome:
         """Raises Unavailable if the queue is full or the database stays away."""
+        if self._task.done():
+            raise Unavailable("the server is stopping")
         if len(self._queue) >= self._queue_limit:
             raise Unavailable("too many commands wait to be written")
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()

@@ -272,11 +272,7 @@ class _Attempt:
         if not decision.events and key is None:
             return await self._confirmed(view, decision)
         append = await self._append(view, decision, key)
-        if self._request.presumed:
-            self._presume(view, decision)
-        outcome = await self._executor.append(append)
-        if self._request.presumed:
-            self._correct(view, decision, outcome)
+        outcome = await self._outcome(view, decision, append)
         match outcome.verdict:
             case "appended":
                 self._learn(view, decision, outcome)
@@ -291,6 +287,19 @@ class _Attempt:
                 contended[:] = {event.stream for event in decision.events}
                 await self._executor.refresh(list(view.used))
                 return None
+
+    async def _outcome(self, view: View, decision: Decision, append: Append) -> Outcome:
+        if not self._request.presumed:
+            return await self._executor.append(append)
+        self._presume(view, decision)
+        try:
+            outcome = await self._executor.append(append)
+        except BaseException:
+            # Whether it landed is not known: only the log can tell what the streams are now.
+            self._executor.forget(event.stream for event in decision.events)
+            raise
+        self._correct(view, decision, outcome)
+        return outcome
 
     async def _decide(self) -> tuple[View, Decision | Refusal]:
         """The decision, with whatever it misses fetched on the way."""

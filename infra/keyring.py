@@ -22,15 +22,16 @@ from infra import clock
 from infra.database import Connection, Pool
 from infra.errors import Stopped
 
-MAX_CACHED_KEYS = 100_000
+# Some 2 kB each.
+MAX_CACHED_KEYS = 40_000
 SECRET_BYTES = 32
 NONCE_BYTES = 12
 PURPOSES: tuple[KeyPurpose, ...] = ("profile", "content")
 
 FETCH = """
-    SELECT user_id::text, purpose, key
-    FROM user_keys
-    WHERE user_id = ANY (%s::uuid[])
+    SELECT k.user_id::text, k.purpose, k.key
+    FROM unnest(%s::uuid[], %s::text[]) AS wanted (user_id, purpose)
+    JOIN user_keys AS k ON k.user_id = wanted.user_id AND k.purpose = wanted.purpose
 """
 
 CREATE = """
@@ -98,12 +99,13 @@ class Keyring:
 
     async def load(self, key_ids: Iterable[KeyId]) -> None:
         """Fetches those that are not cached; unknown and destroyed ones stay unknown."""
-        wanted = {key_id.user_id for key_id in set(key_ids) if not self._touch(key_id)}
+        wanted = [key_id for key_id in set(key_ids) if not self._touch(key_id)]
         if not wanted:
             return
-        self._make_room(len(wanted) * len(PURPOSES))
+        self._make_room(len(wanted))
+        users, purposes = (list(column) for column in zip(*wanted, strict=True))
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(FETCH, (list(wanted),))
+            cursor = await connection.execute(FETCH, (users, purposes))
             for user_id, purpose, key in await cursor.fetchall():
                 key_id = KeyId(user_id, purpose)
                 self._ciphers[key_id] = AESGCM(self._unwrap(key_id, bytes(key)))

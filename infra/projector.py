@@ -34,7 +34,7 @@ MIN_BATCH_EVENTS = 100
 MAX_BATCH_EVENTS = 5_000
 BATCH_TARGET_SECONDS = 0.5
 # At most so many commits a second while following: under load, batches grow instead.
-COMMIT_INTERVAL_SECONDS = 0.025
+COMMIT_INTERVAL_SECONDS = 0.05
 POLL_SECONDS = 0.25
 # An event from JetStream costs this process about 100 µs, one of a range of PostgreSQL 10 µs
 # and the range itself 500 µs: from this many events a commit on, ranges are read instead.

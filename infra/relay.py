@@ -28,6 +28,8 @@ from infra.errors import LogError, MessengerError, Stopped, Unavailable
 from infra.logs import Logger
 
 WINDOW_EVENTS = 1_000
+# Under load windows grow instead of following each other without a pause.
+WINDOW_INTERVAL_SECONDS = 0.005
 MIN_POLL_SECONDS = 0.005
 MAX_POLL_SECONDS = 0.25
 FOLLOWER_POLL_SECONDS = 1.0
@@ -124,8 +126,10 @@ class Relay:
                 await self._look(stream, sent)
                 looked = monotonic()
             if sent > last:
+                is_full = sent - last == WINDOW_EVENTS
                 self.position = last = sent
                 poll_seconds = MIN_POLL_SECONDS
+                await asyncio.sleep(0 if is_full else WINDOW_INTERVAL_SECONDS)
             else:
                 await self._pause(poll_seconds)
                 poll_seconds = min(poll_seconds * 2, MAX_POLL_SECONDS)

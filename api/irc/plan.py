@@ -15,7 +15,7 @@ asks for exactly the same.
 """
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal, NamedTuple, assert_never
 from uuid import UUID, uuid5
 
@@ -92,7 +92,11 @@ class Day(NamedTuple):
         return f"irc-{self.name.replace('.', '-')}"
 
     def message_id(self, number: int) -> MessageId:
-        return MessageId(str(uuid5(DAYS, f"{self.name}/{number}")))
+        """A UUIDv7 by day and line, so that rows of neighbouring lines are neighbours."""
+        begin = datetime.combine(self.date, time.min, UTC)
+        milliseconds = int(begin.timestamp()) * 1000 + number
+        random = uuid5(DAYS, f"{self.name}/{number}").int & ((1 << 62) - 1)
+        return MessageId(str(UUID(int=milliseconds << 80 | 0x7 << 76 | 0b10 << 62 | random)))
 
 
 def first_lines(lines: Iterable[Line]) -> dict[Nick, int]:

@@ -33,6 +33,7 @@ MEMBERSHIP = """
         AND NOT c.is_deleted
 """
 
+# The page first, then what is shown with it.
 BEFORE = """
     SELECT
         m.id,
@@ -54,14 +55,32 @@ BEFORE = """
         m.is_deleted,
         m.deleted_at,
         m.created_at
-    FROM messages AS m
+    FROM (
+        SELECT
+            id,
+            chat_id,
+            seq,
+            position,
+            sender_id,
+            content,
+            content_type,
+            metadata,
+            reply_to_id,
+            is_edited,
+            edited_at,
+            is_deleted,
+            deleted_at,
+            created_at
+        FROM messages
+        WHERE chat_id = %(chat_id)s AND seq < %(seq)s
+        ORDER BY seq DESC
+        LIMIT %(limit)s
+    ) AS m
     LEFT JOIN users AS sender ON sender.id = m.sender_id
     LEFT JOIN message_places AS place ON place.id = m.reply_to_id
     LEFT JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
     LEFT JOIN users AS reply_sender ON reply_sender.id = reply.sender_id
-    WHERE m.chat_id = %(chat_id)s AND m.seq < %(seq)s
     ORDER BY m.seq DESC
-    LIMIT %(limit)s
 """
 
 AFTER = """
@@ -85,14 +104,32 @@ AFTER = """
         m.is_deleted,
         m.deleted_at,
         m.created_at
-    FROM messages AS m
+    FROM (
+        SELECT
+            id,
+            chat_id,
+            seq,
+            position,
+            sender_id,
+            content,
+            content_type,
+            metadata,
+            reply_to_id,
+            is_edited,
+            edited_at,
+            is_deleted,
+            deleted_at,
+            created_at
+        FROM messages
+        WHERE chat_id = %(chat_id)s AND seq > %(seq)s
+        ORDER BY seq
+        LIMIT %(limit)s
+    ) AS m
     LEFT JOIN users AS sender ON sender.id = m.sender_id
     LEFT JOIN message_places AS place ON place.id = m.reply_to_id
     LEFT JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
     LEFT JOIN users AS reply_sender ON reply_sender.id = reply.sender_id
-    WHERE m.chat_id = %(chat_id)s AND m.seq > %(seq)s
     ORDER BY m.seq
-    LIMIT %(limit)s
 """
 
 # Through the places, so that each is looked for in its own partition only.

@@ -315,6 +315,8 @@ async def test_what_waits_when_the_appender_stops_is_told(database_url: str) -> 
         await asyncio.sleep(0)
     with pytest.raises(Unavailable):
         await waiting
+    with pytest.raises(Unavailable):
+        await appender.append(append(ONE))
 
 
 async def test_without_a_database_callers_hear_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,55 @@ async def test_an_import_brings_its_own_time(machine: Machine) -> None:
         assert await fetch(connection, statement, sent.position) == [(then,)]
 
 
+async def test_presumed_commands_go_on_before_they_are_answered(machine: Machine) -> None:
+    """Each rests on the one before, which is not written yet: none of them conflicts."""
+    anna, ben, carl = await machine.people(3)
+    chat_id = ChatId(clock.new_id())
+    steps: list[tuple[Command, UserId]] = [
+        (CreateGroup(name="Friends", member_ids=[ben], chat_id=chat_id), anna),
+        (AddMembers(chat_id=chat_id, user_ids=[carl]), anna),
+        (send(chat_id, "one"), carl),
+        (RemoveMember(chat_id=chat_id, user_id=carl), anna),
+        (send(chat_id, "two"), ben),
+    ]
+    before = machine.appender.commands
+    found = await outcomes(
+        machine.executor.execute(Request(command, by, presumed=True)) for command, by in steps
+    )
+    assert [one.position for one in done(found)] == [4, 6, 7, 9, 10]
+    assert machine.appender.commands == before + len(steps)
+    await check_order(machine)
+
+
+async def test_what_was_presumed_and_not_written_is_forgotten(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna, ben = await machine.people(2)
+    chat_id = await machine.group(anna, ben)
+    with monkeypatch.context() as full:
+        full.setattr(machine.appender, "_queue_limit", 0)
+        for command in (UpdateGroup(chat_id=chat_id, name="Foes"), send(chat_id)):
+            with pytest.raises(Unavailable):
+                await machine.executor.execute(Request(command, anna, presumed=True))
+    await machine.run(send(chat_id), ben)
+    assert (await machine.executor.state(chat_stream(chat_id))).name == "Friends"
+    await check_order(machine)
+
+
+async def test_a_presumed_command_that_clashed_is_decided_again(machines: list[Machine]) -> None:
+    here, there, _ = machines
+    anna, ben, carl = await here.people(3)
+    chat_id = await here.group(anna, ben)
+    await there.run(send(chat_id), anna)
+    await here.add(anna, chat_id, carl)
+    steps: list[Command] = [UpdateGroup(chat_id=chat_id, name=f"name {n}") for n in range(5)]
+    found = await outcomes(
+        there.executor.execute(Request(step, anna, presumed=True)) for step in steps
+    )
+    assert len(done(found)) == len(steps)
+    await check_order(there)
+
+
 async def test_the_same_thing_sent_again_is_answered_as_at_first(machine: Machine) -> None:
     user_id = new_user_id()
     anna = await machine.register("anna", user_id=user_id)
