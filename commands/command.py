@@ -205,13 +205,17 @@ Decide = Callable[[Any, Context, View], Decision]
 
 
 class Handler(NamedTuple):
-    """A line of the table of commands; `name` is the contract's."""
+    """A line of the table of commands; `name` is the contract's.
+
+    `has_password`: its body is only ever kept as a slow hash.
+    """
 
     name: str
     command: type[Command]
     answer: type[Answer]
     decide: Decide
     needs_actor: bool = True
+    has_password: bool = False
 
 
 def open_chat(view: View, chat_id: ChatId, actor: UserId) -> Chat:

@@ -167,14 +167,22 @@ class Appender:
             await self._wake.wait()
             self._wake.clear()
             while self._queue:
-                batch = self._next_batch()
-                try:
-                    await self._write(batch)
-                except asyncio.CancelledError:
-                    self._fail(batch, Unavailable("the server is stopping"))
-                    raise
-                except Exception as error:  # noqa: BLE001 - whatever it is, callers hear of it
-                    self._fail(batch, Unavailable(f"not written: {first_line(error)}"))
+                await self._write_or_tell(self._next_batch())
+
+    async def _write_or_tell(self, batch: list[_Pending]) -> None:
+        try:
+            await self._write(batch)
+        except asyncio.CancelledError:
+            self._fail(batch, Unavailable("the server is stopping"))
+            raise
+        except psycopg.DataError as error:
+            # What the database can't take of one command may not cost the others.
+            if len(batch) == 1:
+                self._fail(batch, Unavailable(f"not written: {first_line(error)}"))
+            for pending in batch if len(batch) > 1 else []:
+                await self._write_or_tell([pending])
+        except Exception as error:  # noqa: BLE001 - whatever it is, callers hear of it
+            self._fail(batch, Unavailable(f"not written: {first_line(error)}"))
 
     def _next_batch(self) -> list[_Pending]:
         batch: list[_Pending] = []

@@ -239,8 +239,9 @@ class Executor:
         async with self._pool.connection() as connection:
             return (await event_log.head(connection)).position
 
-    def body_hash(self, handler: Handler, command: Command) -> str:
-        return self._secret.blind(handler.name, msgspec.json.encode(command))
+    async def body_hash(self, handler: Handler, command: Command) -> str:
+        body_hash = self._secret.blind(handler.name, msgspec.json.encode(command))
+        return await self._passwords.stretch(body_hash) if handler.has_password else body_hash
 
 
 class _Attempt:
@@ -253,8 +254,11 @@ class _Attempt:
         self._context = Context(request.actor, request.now or clock.now(), clock.new_id)
         self._facts: dict[Fact, Any] = {}
         self._metadata = b""
+        self._body_hash = ""
 
     async def run(self) -> Done:
+        if self._request.key is not None:
+            self._body_hash = await self._executor.body_hash(self._handler, self._request.command)
         contended: list[StreamId] = []
         for _ in range(MAX_ATTEMPTS):
             async with self._executor.turn(contended):
@@ -341,7 +345,7 @@ class _Attempt:
         return KeyRow(
             self._request.actor or ANONYMOUS,
             self._request.key,
-            self._executor.body_hash(self._handler, self._request.command),
+            self._body_hash,
             msgspec.json.encode(decision.answer).decode(),
         )
 

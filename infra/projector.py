@@ -32,7 +32,7 @@ from projections.projection import MonthlyPartitions, Projection, Statement, Ste
 
 MIN_BATCH_EVENTS = 100
 MAX_BATCH_EVENTS = 5_000
-BATCH_TARGET_SECONDS = 0.5
+BATCH_TARGET_SECONDS = 2.0
 # At most so many commits a second while following: under load, batches grow instead.
 COMMIT_INTERVAL_SECONDS = 0.05
 POLL_SECONDS = 0.25

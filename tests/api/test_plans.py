@@ -96,7 +96,7 @@ async def test_every_hot_query_uses_indexes(database_url: str) -> None:
             )
             for name, query in QUERIES.items()
         }
-    assert scans == dict.fromkeys(QUERIES, [])
+    assert scans == {name: [] for name in QUERIES}
 
 
 async def test_a_page_is_cut_before_anything_is_joined_to_it(database_url: str) -> None:

@@ -167,6 +167,18 @@ async def test_one_refused_command_costs_no_other(appender: Appender, connection
     assert log(connection) == [(1, ONE, 1), *((n + 1, TWO, n) for n in range(1, 6))]
 
 
+async def test_what_the_database_can_not_take_costs_no_other(
+    appender: Appender, connection: Any
+) -> None:
+    broken = Append([event(ONE, "no uuid")], {}, [], None)
+    asked = [appender.append(one) for one in (append(TWO), broken, append(TWO))]
+    first, refused, last = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(refused, Unavailable)
+    assert isinstance(first, Outcome)
+    assert isinstance(last, Outcome)
+    assert log(connection) == [(1, TWO, 1), (2, TWO, 2)]
+
+
 async def test_without_events_the_head_is_answered(appender: Appender, connection: Any) -> None:
     assert (await batch(appender, append(guards={ONE: 0})))[0].position == 0
     outcomes = await batch(appender, append(ONE), append(guards={ONE: 1}), append(guards={ONE: 0}))
