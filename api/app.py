@@ -5,8 +5,10 @@ Litestar routes; what an operation is stands in the tables of `api`'s modules (s
 """
 
 import asyncio
+import logging
 import signal
 import socket
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from api import commands, openapi, problems, queries, sessions, status
 from api.http import Door, Inbound, NoContent, Reply, problem_reply, unreadable
 from api.operations import Call, Operation, caller_of
 from api.parts import Parts, opened
+from infra.logs import Logger
 from infra.settings import Settings
 
 GRACEFUL_STOP_SECONDS = 5
@@ -59,18 +62,18 @@ def create_app(parts: Parts) -> ASGIApp:
 async def serve(settings: Settings, *, host: str, port: int, fd: int | None) -> None:
     """Until SIGINT or SIGTERM; requests under way get GRACEFUL_STOP_SECONDS to end."""
     async with opened(settings) as parts:
+        logging.getLogger().addHandler(_Forward(parts.logger))
         # Given the descriptor, uvicorn takes it for a Unix socket: without TCP_NODELAY each answer
         # on a kept-alive connection would wait 40 ms, and no client's address would be known.
         sockets = None if fd is None else [socket.socket(fileno=fd)]
         await Server(config(create_app(parts), host=host, port=port)).serve(sockets=sockets)
 
 
-def config(app: ASGIApp, *, host: str, port: int, fd: int | None = None) -> uvicorn.Config:
+def config(app: ASGIApp, *, host: str, port: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         host=host,
         port=port,
-        fd=fd,
         http=Protocol,
         lifespan="off",
         access_log=False,
@@ -136,6 +139,22 @@ def _options(path: str, methods: list[str]) -> HTTPRouteHandler:
         return NoContent([(b"allow", allowed)])
 
     return HTTPRouteHandler(path, http_method=["OPTIONS"], status_code=200)(handle)
+
+
+class _Forward(logging.Handler):
+    """What libraries log, as lines like our own."""
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__(logging.WARNING)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = "".join((record.getMessage(), *_traceback(record)))
+        self._logger.warning("library", source=record.name, said=said)
+
+
+def _traceback(record: logging.LogRecord) -> list[str]:
+    return traceback.format_exception(record.exc_info[1]) if record.exc_info else []
 
 
 class _Sendable:

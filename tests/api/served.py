@@ -11,9 +11,10 @@ import httpx
 import msgspec
 
 from api.app import Server, config, create_app
+from api.daemons import end
 from api.parts import Parts, opened
 from infra.settings import Settings, load
-from tests.infra.daemons import end, projecting
+from tests.infra.daemons import projecting
 from tests.infra.machines import SECRET_TEXT
 
 PASSWORD = "correct horse"

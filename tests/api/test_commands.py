@@ -82,7 +82,7 @@ async def test_a_create_command_sent_again_answers_as_the_first_time(api: Api) -
 async def test_a_key_has_1_to_128_printable_characters(api: Api) -> None:
     ann = await api.person("ann")
     for key in ("", "x" * 129, "caf\u00e9", "tab\tkey"):
-        headers = [("Idempotency-Key", key.encode("latin-1"))]
+        headers = [(b"Idempotency-Key", key.encode("latin-1"))]
         response = await ann.client.post("/v1/commands/update-profile", json={}, headers=headers)
         assert problem(response, 400, "invalid")["errors"][0]["field"] == "Idempotency-Key"
 

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from api.daemons import end
 from tests.api.served import Api, good, problem, serving
-from tests.infra.daemons import end, until
+from tests.infra.daemons import until
 
 CHUNK_BYTES = 65_536
 

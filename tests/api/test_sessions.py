@@ -111,9 +111,9 @@ async def test_broken_tokens_are_refused(api: Api) -> None:
         f"Bearer {jwt.encode(claims | {'exp': now - 1}, key)}",
         f"Bearer {jwt.encode(claims, b'another key of thirty-two bytes!')}",
         f"Bearer {jwt.encode({'sub': claims['sub'], 'exp': now + 9}, key)}",
-        f"Bearer {jwt.encode(claims, None, algorithm='none')}",
+        f"Bearer {jwt.encode(claims, '', algorithm='none')}",
     ):
-        headers = [("Authorization", broken.encode("latin-1"))]
+        headers = [(b"Authorization", broken.encode("latin-1"))]
         response = await api.client.get("/v1/sessions", headers=headers)
         problem(response, 401, "unauthenticated")
         assert response.headers["www-authenticate"] == "Bearer"

@@ -90,10 +90,10 @@ async def test_every_response_has_a_request_id(api: Api) -> None:
         own = await api.client.get(path, headers={"Request-Id": "my.request_1-2"})
         assert own.headers["request-id"] == "my.request_1-2"
         for bad in ("", "a b", "x" * 129, "caf\u00e9", "a/b"):
-            headers = [("Request-Id", bad.encode("latin-1"))]
+            headers = [(b"Request-Id", bad.encode("latin-1"))]
             made = await api.client.get(path, headers=headers)
             assert len(made.headers["request-id"]) == 36
-        assert made.headers["cache-control"] == "no-store"
+        assert own.headers["cache-control"] == "no-store"
 
 
 async def test_the_request_id_is_in_the_event(api: Api, database_url: str) -> None:
