@@ -1,8 +1,4 @@
-"""Whether the whole is well: liveness, readiness, positions and lags, metrics. All public.
-
-A projection's lag in seconds is how long the first event that it lacks has been in the log.
-That time is in the event's id: `recorded_at` is the import's own time for imported history.
-"""
+"""Whether the whole is well: liveness, readiness, positions and lags, metrics. All public."""
 
 import asyncio
 from typing import Any, Literal
@@ -13,44 +9,16 @@ from api.http import Reply, json_reply, log_position
 from api.operations import Call, Operation
 from api.parts import Parts
 from api.problems import ServiceUnavailable
-from infra import event_log
+from infra import event_log, progress
 from infra.bus import stream_name
 from infra.database import DOWN, first_line
 from infra.errors import Unavailable
+from infra.progress import Progress, State
 from projections import NAMES
 
 DATABASE_TIMEOUT_SECONDS = 3.0
 BUS_TIMEOUT_SECONDS = 1.0
-LIVE_LAG_SECONDS = 1.0
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-
-# The first 48 bits of a UUIDv7 are the milliseconds since 1970.
-PROJECTIONS = """
-    SELECT
-        p.name,
-        coalesce(c.position, 0) AS position,
-        h.position - coalesce(c.position, 0) AS lag_events,
-        greatest(0, coalesce(
-            extract(epoch FROM clock_timestamp()) - ('x' || left(
-                replace(e.event_id::text, '-', ''), 12
-            ))::bit(48)::bigint / 1000.0,
-            0
-        ))::float8 AS lag_seconds,
-        f.projection IS NOT NULL AS has_failed,
-        to_regnamespace('rebuild_' || p.name) IS NOT NULL AND EXISTS (
-            SELECT
-            FROM pg_stat_activity AS a
-            WHERE a.application_name = 'messenger rebuild ' || p.name
-        ) AS is_rebuilding
-    FROM unnest(%s::text[]) WITH ORDINALITY AS p (name, ordinal)
-    CROSS JOIN log_head AS h
-    LEFT JOIN projection_checkpoints AS c ON c.projection = p.name
-    LEFT JOIN projection_failures AS f ON f.projection = p.name
-    LEFT JOIN event_log AS e ON e.position = coalesce(c.position, 0) + 1
-    ORDER BY p.ordinal
-"""
-
-State = Literal["live", "behind", "failed", "rebuilding"]
 
 
 class Relay(msgspec.Struct, frozen=True):
@@ -143,27 +111,15 @@ async def _projections(parts: Parts) -> tuple[event_log.Head, list[ProjectionSta
     try:
         async with asyncio.timeout(DATABASE_TIMEOUT_SECONDS), parts.pool.connection() as connection:
             head = await event_log.head(connection)
-            cursor = await connection.execute(PROJECTIONS, (list(NAMES),))
-            return head, [_projection(*row) for row in await cursor.fetchall()]
+            return head, [_projection(item) for item in await progress.of(connection, NAMES)]
     except TimeoutError:
         raise Unavailable("no answer in time") from None
 
 
-def _projection(
-    name: str,
-    position: int,
-    lag_events: int,
-    lag_seconds: float,
-    has_failed: bool,
-    is_rebuilding: bool,
-) -> ProjectionStatus:
-    state: State = "live" if lag_seconds < LIVE_LAG_SECONDS else "behind"
-    if is_rebuilding:
-        state = "rebuilding"
-    if has_failed:
-        state = "failed"
+def _projection(item: Progress) -> ProjectionStatus:
     # The head was read a moment before.
-    return ProjectionStatus(name, position, max(0, lag_events), round(lag_seconds, 3), state)
+    lag_events, lag_seconds = max(0, item.lag_events), round(item.lag_seconds, 3)
+    return ProjectionStatus(item.name, item.position, lag_events, lag_seconds, item.state)
 
 
 async def _relayed(parts: Parts, epoch: int) -> int | None:

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from api.daemons import keyring
-from infra import database, event_log, replay, verify
+from infra import database, event_log, progress, replay, verify
 from infra.bus import Bus, stream_name
 from infra.database import Connection
 from infra.errors import Unavailable
@@ -30,22 +30,6 @@ from projections.projection import Projection
 EVENTS_PAGE = 500
 FOLLOW_POLL_SECONDS = 0.25
 WATCH_SECONDS = 1.0
-
-STATUS = """
-    SELECT
-        p.name,
-        coalesce(c.position, 0),
-        h.position - coalesce(c.position, 0),
-        coalesce(extract(epoch FROM now() - e.recorded_at), 0)::float8,
-        f.position,
-        f.reason
-    FROM unnest(%s::text[]) WITH ORDINALITY AS p (name, ordinal)
-    CROSS JOIN log_head AS h
-    LEFT JOIN projection_checkpoints AS c ON c.projection = p.name
-    LEFT JOIN projection_failures AS f ON f.projection = p.name
-    LEFT JOIN event_log AS e ON e.position = coalesce(c.position, 0) + 1
-    ORDER BY p.ordinal
-"""
 
 EVENTS = """
     SELECT position, event_id::text, stream, stream_version, type, schema_version, data::text,
@@ -165,12 +149,10 @@ async def _status(connection: Connection, bus: Bus) -> Table:
     table = Table("what", "position", "lag", "behind", "state", title=f"epoch {head.epoch}")
     table.add_row("log", str(head.position), "", "", "")
     table.add_row("relay", *await _relay_status(bus, head))
-    rows = await (await connection.execute(STATUS, (list(NAMES),))).fetchall()
-    for name, position, lag_events, lag_seconds, failed_at, reason in rows:
-        state = "live" if lag_events == 0 else "behind"
-        if failed_at is not None:
-            state = f"failed at {failed_at}: {reason}"
-        table.add_row(name, str(position), str(lag_events), f"{lag_seconds:.1f} s", state)
+    for item in await progress.of(connection, NAMES):
+        state = item.state if item.reason is None else f"failed at {item.failed_at}: {item.reason}"
+        lag_seconds = f"{item.lag_seconds:.1f} s"
+        table.add_row(item.name, str(item.position), str(item.lag_events), lag_seconds, state)
     return table
 
 

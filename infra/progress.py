@@ -1,0 +1,67 @@
+"""How far each projection is, and how far behind.
+
+The lag in seconds is how long the first event that a projection lacks has been in the log. That
+time is in the event's id: `recorded_at` is the import's own time for imported history.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from infra.database import Connection
+
+LIVE_LAG_SECONDS = 1.0
+
+# The first 48 bits of a UUIDv7 are the milliseconds since 1970.
+PROJECTIONS = """
+    SELECT
+        p.name,
+        coalesce(c.position, 0) AS position,
+        h.position - coalesce(c.position, 0) AS lag_events,
+        greatest(0, coalesce(
+            extract(epoch FROM clock_timestamp()) - ('x' || left(
+                replace(e.event_id::text, '-', ''), 12
+            ))::bit(48)::bigint / 1000.0,
+            0
+        ))::float8 AS lag_seconds,
+        f.position AS failed_at,
+        f.reason,
+        to_regnamespace('rebuild_' || p.name) IS NOT NULL AND EXISTS (
+            SELECT
+            FROM pg_stat_activity AS a
+            WHERE a.application_name = 'messenger rebuild ' || p.name
+        ) AS is_rebuilding
+    FROM unnest(%s::text[]) WITH ORDINALITY AS p (name, ordinal)
+    CROSS JOIN log_head AS h
+    LEFT JOIN projection_checkpoints AS c ON c.projection = p.name
+    LEFT JOIN projection_failures AS f ON f.projection = p.name
+    LEFT JOIN event_log AS e ON e.position = coalesce(c.position, 0) + 1
+    ORDER BY p.ordinal
+"""
+
+State = Literal["live", "behind", "failed", "rebuilding"]
+
+
+class Progress(NamedTuple):
+    """`failed_at` and `reason` tell of the event at which it stands still, if it does."""
+
+    name: str
+    position: int
+    lag_events: int
+    lag_seconds: float
+    failed_at: int | None
+    reason: str | None
+    is_rebuilding: bool
+
+    @property
+    def state(self) -> State:
+        if self.failed_at is not None:
+            return "failed"
+        if self.is_rebuilding:
+            return "rebuilding"
+        return "live" if self.lag_seconds < LIVE_LAG_SECONDS else "behind"
+
+
+async def of(connection: Connection, names: Sequence[str]) -> list[Progress]:
+    """In the order of the names."""
+    cursor = await connection.execute(PROJECTIONS, (list(names),))
+    return [Progress(*row) for row in await cursor.fetchall()]
