@@ -20,8 +20,10 @@ _PLACE = re.compile(r"(?s)(.*?)(?: - at `(.*)`)?")
 _NAMED_FIELD = re.compile(r"(?s)Object (?:missing required|contains unknown) field `(.*)`")
 
 
-def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
-    """Raises Malformed or Invalid."""
+def decode(
+    decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw, *, has_parts: bool = False
+) -> T:
+    """Raises Malformed or Invalid. A body with parts leaves it to them to refuse NUL."""
     try:
         decoded = decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -29,7 +31,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
         raise _invalid(str(error)) from None
     except (ValueError, RecursionError):
         raise Malformed("the body is not JSON in UTF-8") from None
-    if NUL_IN_JSON in bytes(body):
+    if not has_parts and NUL_IN_JSON in bytes(body):
         _refuse_nul(msgspec.json.decode(body), "")
     return decoded
 

@@ -27,6 +27,10 @@ DATA_DIR = click.option(
 )
 
 
+# Wide enough for a setting a line.
+PIPED_CHARACTERS = 400
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="messenger")
 def messenger() -> None:
@@ -189,12 +193,18 @@ def events(
 def settings(data_dir: Path | None) -> None:
     """List every setting with its value."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("variable", "value", "default", "expects", "unit", "meaning")
+    table = Table(
+        Column("variable", no_wrap=True), "value", "default", "expects", "unit", "meaning"
+    )
     for row in all_settings.table(_settings(data_dir, needs=())):
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    # Scripts read it by line: only a terminal makes it narrow.
+    if not console.is_terminal:
+        console = Console(width=PIPED_CHARACTERS)
+    console.print(table)
 
 
 @messenger.group(name="import")

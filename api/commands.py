@@ -120,7 +120,7 @@ def _single(handler: Handler) -> Callable[[Call], Awaitable[Reply]]:
 
 async def _batch(call: Call) -> Reply:
     parts, inbound, caller = call
-    batch = decode(_batch_decoder, await inbound.json_body(MAX_BATCH_BYTES))
+    batch = decode(_batch_decoder, await inbound.json_body(MAX_BATCH_BYTES), has_parts=True)
     run = _BatchRun(parts, inbound, caller)
     results = [await run.result(raw) for raw in batch.commands]
     body = msgspec.json.encode(Results(results))

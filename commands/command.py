@@ -193,12 +193,16 @@ class Claim(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What shall be appended, which unique values taken and given back, what is answered."""
+    """What shall be appended, which unique values taken and given back, what is answered.
+
+    `repeats`: nothing is appended, for this was done before, at that position.
+    """
 
     events: list[Event]
     answer: Answer = Answer()
     claims: tuple[Claim, ...] = ()
     releases: tuple[Claim, ...] = ()
+    repeats: int | None = None
 
 
 Decide = Callable[[Any, Context, View], Decision]

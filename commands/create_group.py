@@ -65,4 +65,4 @@ def _again(create: CreateGroup, others: list[UserId], chat: Chat, context: Conte
         or create.slug not in (None, first.slug)
     ):
         raise Conflict("this chat_id is taken")
-    return Decision([], Created(chat_id=first.chat_id, slug=first.slug))
+    return Decision([], Created(chat_id=first.chat_id, slug=first.slug), repeats=chat.position)

@@ -65,4 +65,4 @@ def _again(register: RegisterUser, user_id: UserId, user: User, view: View) -> D
         or not view.fact(PasswordMatch(register.password, first.password_hash))
     ):
         raise Conflict("this user_id is taken")
-    return Decision([], Registered(user_id=user_id))
+    return Decision([], Registered(user_id=user_id), repeats=user.position)

@@ -88,7 +88,11 @@ def _again(
     if not same:
         raise Conflict("this message_id is taken")
     message_id = send.message_id or MessageId("")
-    return Decision([], Sent(message_id=message_id, created_at=message.created_at))
+    return Decision(
+        [],
+        Sent(message_id=message_id, created_at=message.created_at),
+        repeats=message.position,
+    )
 
 
 def _formatting(send: SendMessage) -> Formatting:

@@ -81,6 +81,7 @@ class Chat(msgspec.Struct, frozen=True):
     participant keeps the place in line for ownership, as the row keeps `joined_at`."""
 
     exists: bool = False
+    position: int = 0
     is_deleted: bool = False
     name: str = ""
     slug: str = ""
@@ -104,7 +105,7 @@ class Chat(msgspec.Struct, frozen=True):
 def evolve(chat: Chat, event: Event, place: Place) -> Chat:
     match event:
         case GroupCreated():
-            return _created(event)
+            return _created(event, place)
         case GroupUpdated():
             return msgspec.structs.replace(
                 chat, name=event.name, slug=event.slug, avatar_url=event.avatar_url
@@ -129,11 +130,12 @@ def _evolve_members(chat: Chat, event: Event) -> Chat:
             assert_never(event)
 
 
-def _created(event: GroupCreated) -> Chat:
+def _created(event: GroupCreated, place: Place) -> Chat:
     roles: dict[UserId, Role] = {event.owner_id: "owner"}
     roles.update(dict.fromkeys(event.member_ids, "member"))
     return Chat(
         exists=True,
+        position=place.position,
         name=event.name,
         slug=event.slug,
         avatar_url=event.avatar_url,

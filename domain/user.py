@@ -43,6 +43,7 @@ class PasswordChanged(UserEvent, frozen=True, kw_only=True):
 
 class User(msgspec.Struct, frozen=True):
     exists: bool = False
+    position: int = 0
     registration: UserRegistered | None = None
     display_name: str | None = None
     avatar_url: str | None = None
@@ -55,6 +56,7 @@ def evolve(user: User, event: Event, place: Place) -> User:
         case UserRegistered():
             return User(
                 exists=True,
+                position=place.position,
                 registration=event,
                 display_name=event.display_name,
                 password_hash=event.password_hash,

@@ -180,6 +180,13 @@ class Executor:
                 self._remember(stream, Versioned(known.version + 1, state))
                 versions[stream] = known.version + 1
 
+    def place(self, stream: StreamId, position: int) -> None:
+        """Sets the position of a stream's beginning, where it was not known when it was learned."""
+        known = self._states.get(stream)
+        if known is not None and getattr(known.state, "position", None) == 0:
+            state = msgspec.structs.replace(known.state, position=position)
+            self._states[stream] = Versioned(known.version, state)
+
     def forget(self, streams: Iterable[StreamId]) -> None:
         for stream in streams:
             self._states.pop(stream, None)
@@ -273,7 +280,7 @@ class _Attempt:
         if isinstance(decision, Refusal):
             return await self._replayed_or(view, decision)
         key = self._key(decision)
-        if not decision.events and key is None:
+        if not decision.events and (key is None or decision.repeats is not None):
             return await self._confirmed(view, decision)
         append = await self._append(view, decision, key)
         outcome = await self._outcome(view, decision, append)
@@ -324,20 +331,29 @@ class _Attempt:
         """A refusal holds if the log agrees, and the key (if any) is not known already."""
         if await self._executor.overtaken(view.used):
             return None
-        key = self._key(Decision([]))
-        known = await self._executor.known_key(key) if key else None
-        if known is None:
+        replayed = await self._known()
+        if replayed is None:
             raise refusal
-        if not known.same_body:
-            raise _reused()
-        return Done(known.position, known.answer, replayed=True)
+        return replayed
 
     async def _confirmed(self, view: View, decision: Decision) -> Done | None:
         """Nothing to do, if the log agrees."""
         head = await self._executor.head()
         if await self._executor.overtaken(view.used):
             return None
-        return Done(head, msgspec.json.encode(decision.answer))
+        replayed = await self._known()
+        position = head if decision.repeats is None else decision.repeats
+        return replayed or Done(position, msgspec.json.encode(decision.answer))
+
+    async def _known(self) -> Done | None:
+        """What the key's command was answered. Raises KeyReused for another body."""
+        key = self._key(Decision([]))
+        known = await self._executor.known_key(key) if key else None
+        if known is None:
+            return None
+        if not known.same_body:
+            raise _reused()
+        return Done(known.position, known.answer, replayed=True)
 
     def _key(self, decision: Decision) -> KeyRow | None:
         if self._request.key is None:
@@ -393,18 +409,14 @@ class _Attempt:
         self._executor.learn(decision.events, view.used, places)
 
     def _correct(self, view: View, decision: Decision, outcome: Outcome) -> None:
-        """Takes back what was wrong; a new stream is learned again, with its position."""
+        """Takes back what was wrong; a new stream is told its position."""
         streams = [event.stream for event in decision.events]
-        if outcome.verdict == "appended":
-            states = self._executor.states
-            streams = [
-                stream
-                for stream in streams
-                if view.used.get(stream) == 0
-                and stream in states
-                and states[stream].version == streams.count(stream)
-            ]
-        self._executor.forget(streams)
+        if outcome.verdict != "appended":
+            self._executor.forget(streams)
+            return
+        first = outcome.position - len(streams) + 1
+        for stream in {stream for stream in streams if view.used.get(stream) == 0}:
+            self._executor.place(stream, first + streams.index(stream))
 
 
 def _reused() -> KeyReused:

@@ -45,7 +45,7 @@ WINDOW = """
     SELECT position, event_id::text, stream, stream_version, type, schema_version, data::text,
         metadata::text, recorded_at
     FROM event_log
-    WHERE position > %s
+    WHERE position > %s AND position <= (SELECT h.position FROM log_head AS h)
     ORDER BY position
     LIMIT %s
 """

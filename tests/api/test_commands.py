@@ -71,11 +71,10 @@ async def test_a_create_command_sent_again_answers_as_the_first_time(api: Api) -
     chat_id = await group(ann, bob)
     message = {"chat_id": chat_id, "message_id": str(uuid4())}
     first = await ann.do("send-message", **message, content="hi")
-    again = await ann.do("send-message", **message, content="hi")
-    assert (again["message_id"], again["created_at"]) == (
-        first["message_id"],
-        first["created_at"],
-    )
+    await ann.do("send-message", chat_id=chat_id, content="meanwhile")
+    assert await ann.do("send-message", **message, content="hi") == first
+    keyed = await ann.send("send-message", "key", **message, content="hi")
+    assert good(keyed) == first
     problem(await ann.send("send-message", **message, content="ho"), 409, "conflict")
 
 
@@ -253,6 +252,7 @@ async def test_a_batch_runs_each_on_its_own_in_order(api: Api) -> None:
         {"name": "send-message", "data": []},
         {"name": "send-message"},
         {"name": "send-message", "data": {"chat_id": chat_id}},
+        {"name": "send-message", "data": {"chat_id": chat_id, "content": "a\0b"}},
         17,
         {"name": "send-message", "data": {"chat_id": chat_id, "content": "ho"}},
     )
@@ -263,6 +263,7 @@ async def test_a_batch_runs_each_on_its_own_in_order(api: Api) -> None:
         None,
         "not-found",
         "malformed",
+        "invalid",
         "invalid",
         "invalid",
         "malformed",

@@ -152,7 +152,7 @@ def test_slugs_of_direct_chats_are_reserved(slug: str) -> None:
 @pytest.mark.parametrize("slug", [None, "friends"])
 def test_creating_again_with_the_same_content_answers_as_at_first(slug: str | None) -> None:
     decision = friends(BEN, CARL).when(create(CARL, BEN, slug=slug), by=ANNA)
-    assert decision == Decision([], Created(chat_id=CHAT, slug="friends"))
+    assert decision == Decision([], Created(chat_id=CHAT, slug="friends"), repeats=5)
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_a_reply_to_no_message_of_the_chat_is_refused(number: int) -> None:
 
 def test_sending_again_answers_as_at_first() -> None:
     first = Sent(message_id=message_id(1), created_at=FIRST_TIME + timedelta(seconds=6))
-    assert chat(sent(1)).when(send(), by=BEN) == Decision([], first)
+    assert chat(sent(1)).when(send(), by=BEN) == Decision([], first, repeats=6)
 
 
 def test_a_sender_who_left_meanwhile_is_still_told_that_it_was_sent() -> None:

@@ -63,6 +63,7 @@ def test_a_user_is_the_registration_with_what_changed_since() -> None:
     )
     assert state == User(
         exists=True,
+        position=7,
         registration=first,
         display_name="Annie",
         avatar_url="http://a.example",
