@@ -35,12 +35,6 @@ MAX_BATCH_EVENTS = 5_000
 BATCH_TARGET_SECONDS = 2.0
 # At most so many commits a second while following: under load, batches grow instead.
 COMMIT_INTERVAL_SECONDS = 0.05
-# While the log grows this fast and we are this far behind it, somebody is importing: commands
-# come first, so a projection rests that many times as long as its batch took.
-BULK_EVENTS_PER_SECOND = 500
-BULK_LAG_EVENTS = 5_000
-BULK_RESTS = 4
-MAX_REST_SECONDS = 10.0
 POLL_SECONDS = 0.25
 # An event from JetStream costs this process about 100 µs, one of a range of PostgreSQL 10 µs
 # and the range itself 500 µs: from this many events a commit on, ranges are read instead.
@@ -233,9 +227,6 @@ class Projector:
         self._bus = bus
         self._logger = logger.bind(projection=projection.name)
         self._pace = Pace()
-        # The log's head when it was last asked how fast it grows, and when that was.
-        self._newest: int = 0
-        self._looked: float | None = None
         self._may_have_failed = True  # an earlier process may have left a record of it
         self.position = 0
 
@@ -337,24 +328,13 @@ class Projector:
         ahead: asyncio.Task[list[Recorded]] | None = None
         try:
             while self.position < head:
-                began = monotonic()
                 events = await (ahead or self._read(reader, self.position, head))
                 ahead = self._read(reader, events[-1].position, head)
                 await self._apply(writer, events)
-                await self._rest(writer, head, monotonic() - began)
         finally:
             if ahead is not None:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
-
-    async def _rest(self, writer: Writer, head: int, seconds: float) -> None:
-        if head - self.position < BULK_LAG_EVENTS:
-            return
-        now, newest = monotonic(), (await event_log.head(writer.connection)).position
-        growth = (newest - self._newest) / (now - self._looked) if self._looked else 0.0
-        self._newest, self._looked = newest, now
-        if growth > BULK_EVENTS_PER_SECOND:
-            await asyncio.sleep(min(BULK_RESTS * seconds, MAX_REST_SECONDS))
 
     def _read(self, reader: Reader, after: int, head: int) -> "asyncio.Task[list[Recorded]]":
         up_to = min(head, after + self._pace.events)

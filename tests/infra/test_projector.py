@@ -448,31 +448,6 @@ async def test_batches_grow_under_lag(
     assert len(commits) < 8
 
 
-async def test_far_behind_a_log_that_grows_fast_it_leaves_the_machine_to_commands(
-    database_url: str, nats_url: str, talk: Talk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An import is not slowed by what it will be read from; once it is over, nothing rests."""
-    rests: list[float] = []
-    sleep = asyncio.sleep
-
-    async def seen(seconds: float) -> None:
-        rests.append(seconds)
-        await sleep(min(seconds, 0.05))
-
-    monkeypatch.setattr(projector, "BULK_LAG_EVENTS", 100)
-    monkeypatch.setattr(projector, "BULK_EVENTS_PER_SECOND", 1)
-    monkeypatch.setattr(projector, "BULK_RESTS", 1_000_000)
-    monkeypatch.setattr(projector, "Pace", partial(projector.Pace, 200))
-    monkeypatch.setattr(projector.asyncio, "sleep", seen)
-    await talk.at_once(2_000)
-    async with projecting(database_url, nats_url, [BY_NAME["messages"]]):
-        for _ in range(30):
-            await talk.at_once(20)
-        grown = rests.count(projector.MAX_REST_SECONDS)
-        await projected(database_url, ["messages"])
-    assert 1 <= grown <= 30
-
-
 async def test_progress_is_told_after_each_commit(
     database_url: str, nats_url: str, talk: Talk
 ) -> None:
