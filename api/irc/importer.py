@@ -4,9 +4,10 @@ Commands start in the order of the lines, and the appender keeps the order in wh
 so the log has a chat's events in the order of its lines. What may not overtake:
 
 - what follows a change of the group, as it is decided by who is in;
-- a reply, or who reads up to a message: that has to be in the log, and looking it up takes time.
+- a reply: what it answers has to be in the log, and looking it up takes time;
+- the reading at the end of the day.
 
-On a day of which the log has nothing yet, only the reader waits. There the import alone writes:
+On a day of which the log has nothing yet, only that reading waits. There the import alone writes:
 what it decided counts for what follows at once (`Request.presumed`), and nothing is looked up.
 
 Every command has a key made from its day and line. After an interruption the log holds a
@@ -120,7 +121,7 @@ class DayImport:
     async def _take(self, plan: LinePlan, pipeline: Pipeline) -> None:
         tasks = await pipeline.begin(partial(self._settle, plan))
         for step in plan.steps:
-            if step.kind == "read" or (plan.answers is not None and not self._is_alone):
+            if plan.answers is not None and not self._is_alone:
                 await pipeline.landed()
             tasks.append(self._start(step))
             if not self._is_alone and (step.kind != "send" or plan.answers is not None):

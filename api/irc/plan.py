@@ -2,13 +2,14 @@
 
 - The day is a group `#channel DATE`, owned by the bridge; the first nick founds it with it.
 - A message is a message. `/me` is one in italics. An empty one is refused.
-- `has joined`: the bridge adds the nick. `has left`: the nick has read all, and leaves.
+- `has joined`: the bridge adds the nick. `has left`: the nick leaves. What it had read by then
+  is not told: a mark would be a guess, and to place it the import would have to stand still.
 - A nick that does anything else without being in joins just before, except one that leaves
   after it had left before: that changes nothing, like the joining of one who is in.
 - `is now known as`: the old nick leaves, the new one joins. Two nicks are never one user.
 - A topic renames the group, cut to what a name holds.
 - Where the group is full, the one who was silent longest leaves to make room.
-- At the end of the day everybody has read all.
+- At the end of the day everybody who is still in has read all.
 
 Ids and idempotency keys are made from the day and the line's number, so that a second run
 asks for exactly the same.
@@ -263,9 +264,6 @@ class Planner:
 
     def _exit(self, draft: "_Draft", nick: Nick) -> None:
         del self._members[nick]
-        reading = self._reading()
-        if reading is not None:
-            draft.add("read", user_id(nick), reading)
         draft.add("change", user_id(nick), LeaveGroup(chat_id=self._chat_id))
 
     def _reading(self) -> MarkRead | None:
