@@ -33,8 +33,10 @@ BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # the snapshot could be older than the rows of tables that were swapped in under it.
 HOLD: dict[str, LiteralString] = {
     "users": "LOCK TABLE ONLY users IN ACCESS SHARE MODE",
+    "contacts": "LOCK TABLE ONLY contacts IN ACCESS SHARE MODE",
     "chats": "LOCK TABLE ONLY chat_participants IN ACCESS SHARE MODE",
     "messages": "LOCK TABLE ONLY chat_sequences IN ACCESS SHARE MODE",
+    "reactions": "LOCK TABLE ONLY message_reactions IN ACCESS SHARE MODE",
     "delivery": "LOCK TABLE ONLY delivery_members IN ACCESS SHARE MODE",
     "unread": "LOCK TABLE ONLY unread_counts IN ACCESS SHARE MODE",
 }

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from commands.command import Answer, Command, Context, Decision, View, open_chat
-from commands.members import announce, known_users
+from commands.command import Answer, Command, Context, Decision, View, open_group
+from commands.members import announce, check_addable, membership_claims
 from domain.chat import MAX_PARTICIPANTS, MembersAdded
 from domain.ids import UUID_TEXT, ChatId, UserId
 from domain.refusals import Conflict, Forbidden
@@ -25,13 +25,13 @@ class Added(Answer, frozen=True, kw_only=True):
 
 
 def decide(add: AddMembers, context: Context, view: View) -> Decision:
-    chat = open_chat(view, add.chat_id, context.actor)
+    chat = open_group(view, add.chat_id, context.actor)
     if chat.roles[context.actor] == "member":
         raise Forbidden("only the owner or an admin adds members")
     newcomers = [user for user in dict.fromkeys(add.user_ids) if user not in chat.roles]
     if not newcomers:
         return Decision([], Added(added=[]))
-    known_users(view, newcomers)
+    check_addable(view, context.actor, newcomers)
     if len(chat.roles) + len(newcomers) > MAX_PARTICIPANTS:
         raise Conflict(
             f"a group has at most {MAX_PARTICIPANTS} participants: it has {len(chat.roles)}, "
@@ -39,4 +39,5 @@ def decide(add: AddMembers, context: Context, view: View) -> Decision:
         )
     added = MembersAdded(chat_id=add.chat_id, by=context.actor, user_ids=newcomers)
     joined = announce(context, 0, add.chat_id, "members_added", newcomers)
-    return Decision([added, joined], Added(added=newcomers))
+    claims = membership_claims(add.chat_id, newcomers)
+    return Decision([added, joined], Added(added=newcomers), claims=claims)

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from domain.chat import Chat
+from domain.contact import Contact
 from domain.event import Event
 from domain.ids import (
     ChatId,
@@ -24,13 +25,14 @@ from domain.ids import (
     StreamId,
     UserId,
     chat_stream,
+    contact_stream,
     message_stream,
     receipt_stream,
     user_stream,
 )
 from domain.message import Message
 from domain.receipt import Receipt
-from domain.refusals import NotFound
+from domain.refusals import Forbidden, NotFound
 from domain.user import User
 
 MIN_PASSWORD_BYTES = 8
@@ -143,6 +145,15 @@ class View:
         state: Message = self._state(message_stream(message_id))
         return state
 
+    def contact(self, one: UserId, other: UserId) -> Contact:
+        state: Contact = self._state(contact_stream(one, other))
+        return state
+
+    def contacts(self, user_id: UserId, others: list[UserId]) -> list[Contact]:
+        """With strangers more often than not, so what is not at hand is presumed not to be."""
+        streams = [contact_stream(user_id, other) for other in others]
+        return [self._presumed_new(stream, Contact()) for stream in streams]
+
     def receipt(self, chat_id: ChatId, user_id: UserId) -> Receipt:
         state: Receipt = self._state(receipt_stream(chat_id, user_id))
         return state
@@ -185,9 +196,11 @@ class View:
 
 
 class Claim(NamedTuple):
-    """A value that only one stream may hold: usernames and slugs."""
+    """A value that only one stream may hold: usernames and slugs. A membership (`USER/CHAT`)
+    and a contact (`USER/OTHER`) are claimed so that a user's can be listed from the log's side
+    when the account is deleted."""
 
-    scope: Literal["username", "slug"]
+    scope: Literal["username", "slug", "membership", "contact"]
     value: str
     holder: StreamId
 
@@ -225,6 +238,14 @@ class Handler(NamedTuple):
 def open_chat(view: View, chat_id: ChatId, actor: UserId) -> Chat:
     """The chat, if the actor is an active participant; else as if there were none."""
     chat = view.chat(chat_id)
-    if not chat.is_open_to(actor):
+    if not chat.is_open_to(actor) or view.user(actor).is_deleted:
         raise NotFound("there is no such chat")
+    return chat
+
+
+def open_group(view: View, chat_id: ChatId, actor: UserId) -> Chat:
+    """As `open_chat`. A direct chat has its two participants for ever, and nothing to edit."""
+    chat = open_chat(view, chat_id, actor)
+    if chat.is_direct:
+        raise Forbidden("this is a direct chat, not a group")
     return chat

@@ -5,10 +5,10 @@ from typing import Annotated
 from msgspec import Meta
 
 from commands.command import Answer, AvatarUrl, Command, Context, Decision, GroupName, Slug, View
-from commands.members import known_users
+from commands.members import check_addable, known_users, membership_claims
 from commands.slugs import check_slug, slug_claim
 from domain.chat import MAX_PARTICIPANTS, Chat, GroupCreated
-from domain.ids import UUID_TEXT, ChatId, UserId
+from domain.ids import UUID_TEXT, ChatId, UserId, is_direct_chat_id
 from domain.refusals import Conflict, Invalid
 
 # UUIDv7 begins with the time: its end is the random part.
@@ -37,10 +37,13 @@ def decide(create: CreateGroup, context: Context, view: View) -> Decision:
     if not others:
         raise Invalid("a group needs at least one member besides its creator", field="member_ids")
     chat_id = create.chat_id or ChatId(context.id(0))
+    if is_direct_chat_id(chat_id):
+        raise Invalid("ids of version 8 are kept for direct chats", field="chat_id")
     chat = view.new_chat(chat_id)
     if chat.exists:
         return _again(create, others, chat, context)
-    known_users(view, [context.actor, *others])
+    known_users(view, [context.actor])
+    check_addable(view, context.actor, others)
     slug = create.slug or f"group-{context.id(1).replace('-', '')[-RANDOM_SLUG_DIGITS:]}"
     created = GroupCreated(
         chat_id=chat_id,
@@ -51,7 +54,8 @@ def decide(create: CreateGroup, context: Context, view: View) -> Decision:
         avatar_url=create.avatar_url,
     )
     answer = Created(chat_id=chat_id, slug=slug)
-    return Decision([created], answer, claims=(slug_claim(slug, chat_id),))
+    members = membership_claims(chat_id, [context.actor, *others])
+    return Decision([created], answer, claims=(slug_claim(slug, chat_id), *members))
 
 
 def _again(create: CreateGroup, others: list[UserId], chat: Chat, context: Context) -> Decision:

@@ -1,13 +1,9 @@
-"""leave-group: an owner who leaves hands the group to the first admin, else to the longest
-member (data-model.md, entity 4). When the last one leaves, the group is deleted."""
+"""leave-group: who leaves keeps nothing of it; an owner hands it on (`members.depart`)."""
 
 from typing import Annotated
 
-from commands.command import Answer, Command, Context, Decision, View, open_chat
-from commands.members import announce
-from commands.slugs import slug_claim
-from domain.chat import GroupDeleted, MemberLeft, OwnershipTransferred
-from domain.event import Event
+from commands.command import Answer, Command, Context, Decision, View, open_group
+from commands.members import depart
 from domain.ids import UUID_TEXT, ChatId, UserId
 
 
@@ -22,16 +18,7 @@ class Left(Answer, frozen=True, kw_only=True):
 
 
 def decide(leave: LeaveGroup, context: Context, view: View) -> Decision:
-    chat = open_chat(view, leave.chat_id, context.actor)
-    left = MemberLeft(chat_id=leave.chat_id, user_id=context.actor)
-    told = announce(context, 0, leave.chat_id, "member_left", [context.actor])
-    events: list[Event] = [left, told]
-    if context.actor != chat.owner_id:
-        return Decision(events, Left())
-    heir = chat.successor()
-    if heir is None:
-        events.append(GroupDeleted(chat_id=leave.chat_id, by=context.actor))
-        return Decision(events, Left(), releases=(slug_claim(chat.slug, leave.chat_id),))
-    moved = OwnershipTransferred(chat_id=leave.chat_id, from_id=context.actor, to_id=heir)
-    events += [moved, announce(context, 1, leave.chat_id, "ownership_transferred", [heir])]
-    return Decision(events, Left(new_owner_id=heir))
+    chat = open_group(view, leave.chat_id, context.actor)
+    departure = depart(context, leave.chat_id, chat)
+    answer = Left(new_owner_id=departure.heir)
+    return Decision(departure.events, answer, releases=departure.releases)

@@ -2,8 +2,8 @@
 
 from typing import Annotated
 
-from commands.command import Command, Context, Decision, View, open_chat
-from commands.members import announce
+from commands.command import Command, Context, Decision, View, open_group
+from commands.members import announce, membership_claims
 from domain.chat import MemberRemoved
 from domain.ids import UUID_TEXT, ChatId, UserId
 from domain.refusals import Forbidden, Invalid, NotFound
@@ -15,7 +15,7 @@ class RemoveMember(Command, frozen=True, kw_only=True):
 
 
 def decide(remove: RemoveMember, context: Context, view: View) -> Decision:
-    chat = open_chat(view, remove.chat_id, context.actor)
+    chat = open_group(view, remove.chat_id, context.actor)
     role = chat.roles[context.actor]
     if role == "member":
         raise Forbidden("only the owner or an admin removes members")
@@ -29,4 +29,5 @@ def decide(remove: RemoveMember, context: Context, view: View) -> Decision:
         raise Forbidden("an admin removes members only, not admins or the owner")
     removed = MemberRemoved(chat_id=remove.chat_id, by=context.actor, user_id=remove.user_id)
     told = announce(context, 0, remove.chat_id, "member_removed", [remove.user_id])
-    return Decision([removed, told])
+    releases = membership_claims(remove.chat_id, [remove.user_id])
+    return Decision([removed, told], releases=releases)

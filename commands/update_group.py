@@ -13,7 +13,7 @@ from commands.command import (
     GroupName,
     Slug,
     View,
-    open_chat,
+    open_group,
 )
 from commands.members import announce
 from commands.slugs import check_slug, slug_claim
@@ -35,7 +35,7 @@ class Updated(Answer, frozen=True, kw_only=True):
 
 
 def decide(update: UpdateGroup, context: Context, view: View) -> Decision:
-    chat = open_chat(view, update.chat_id, context.actor)
+    chat = open_group(view, update.chat_id, context.actor)
     if chat.roles[context.actor] == "member":
         raise Forbidden("only the owner or an admin edits a group")
     updated = GroupUpdated(

@@ -6,6 +6,7 @@ in its noun's module and a golden file in tests/golden/events.
 """
 
 from domain.chat import (
+    DirectChatOpened,
     GroupCreated,
     GroupDeleted,
     GroupUpdated,
@@ -13,24 +14,58 @@ from domain.chat import (
     MemberRemoved,
     MembersAdded,
     OwnershipTransferred,
+    RoleChanged,
+)
+from domain.contact import (
+    ContactAccepted,
+    ContactBlocked,
+    ContactRemoved,
+    ContactRequested,
+    ContactUnblocked,
 )
 from domain.event import Event
-from domain.message import MessageSent, SystemMessageSent
+from domain.message import (
+    MessageDeleted,
+    MessageEdited,
+    MessageSent,
+    ReactionAdded,
+    ReactionRemoved,
+    SystemMessageSent,
+)
 from domain.receipt import MessagesDelivered, MessagesRead
-from domain.user import PasswordChanged, ProfileUpdated, UserRegistered
+from domain.user import (
+    AccountDeleted,
+    PasswordChanged,
+    ProfileUpdated,
+    StatusChanged,
+    UserRegistered,
+)
 
 EVENTS: tuple[type[Event], ...] = (
     UserRegistered,
     ProfileUpdated,
     PasswordChanged,
+    StatusChanged,
+    AccountDeleted,
+    ContactRequested,
+    ContactAccepted,
+    ContactRemoved,
+    ContactBlocked,
+    ContactUnblocked,
+    DirectChatOpened,
     GroupCreated,
     GroupUpdated,
     GroupDeleted,
     MembersAdded,
     MemberRemoved,
     MemberLeft,
+    RoleChanged,
     OwnershipTransferred,
     MessageSent,
+    MessageEdited,
+    MessageDeleted,
+    ReactionAdded,
+    ReactionRemoved,
     SystemMessageSent,
     MessagesDelivered,
     MessagesRead,

@@ -15,6 +15,7 @@ from domain.ids import ChatId, StreamId, UserId, chat_stream
 MAX_PARTICIPANTS = 300
 
 Role = Literal["owner", "admin", "member"]
+AssignedRole = Literal["admin", "member"]
 
 
 class ChatEvent(Event, frozen=True, kw_only=True):
@@ -23,6 +24,15 @@ class ChatEvent(Event, frozen=True, kw_only=True):
     @property
     def stream(self) -> StreamId:
         return chat_stream(self.chat_id)
+
+
+class DirectChatOpened(ChatEvent, frozen=True, kw_only=True):
+    """`user_ids` are the two, sorted; one of them (`by`) opened it."""
+
+    type: ClassVar[str] = "direct_chat_opened"
+    by: UserId
+    user_ids: list[UserId]
+    slug: str
 
 
 class GroupCreated(ChatEvent, frozen=True, kw_only=True):
@@ -76,12 +86,20 @@ class OwnershipTransferred(ChatEvent, frozen=True, kw_only=True):
     to_id: UserId
 
 
+class RoleChanged(ChatEvent, frozen=True, kw_only=True):
+    type: ClassVar[str] = "role_changed"
+    by: UserId
+    user_id: UserId
+    role: AssignedRole
+
+
 class Chat(msgspec.Struct, frozen=True):
     """`joined` keeps everybody who was ever in the chat, first joined first: a rejoining
     participant keeps the place in line for ownership, as the row keeps `joined_at`."""
 
     exists: bool = False
     position: int = 0
+    is_direct: bool = False
     is_deleted: bool = False
     name: str = ""
     slug: str = ""
@@ -95,6 +113,10 @@ class Chat(msgspec.Struct, frozen=True):
         """Whether the user is an active participant of a chat that is not deleted."""
         return user_id in self.roles and not self.is_deleted
 
+    def peer(self, user_id: UserId) -> UserId:
+        """The other one of a direct chat."""
+        return next(other for other in self.roles if other != user_id)
+
     def successor(self) -> UserId | None:
         """Who owns the group when its owner is gone: the first admin, else the longest member."""
         others = [user for user in self.joined if user in self.roles and user != self.owner_id]
@@ -104,6 +126,8 @@ class Chat(msgspec.Struct, frozen=True):
 
 def evolve(chat: Chat, event: Event, place: Place) -> Chat:
     match event:
+        case DirectChatOpened():
+            return _opened(event, place)
         case GroupCreated():
             return _created(event, place)
         case GroupUpdated():
@@ -117,17 +141,33 @@ def evolve(chat: Chat, event: Event, place: Place) -> Chat:
 
 
 def _evolve_members(chat: Chat, event: Event) -> Chat:
-    assert isinstance(event, MembersAdded | MemberRemoved | MemberLeft | OwnershipTransferred)
+    assert isinstance(
+        event, MembersAdded | MemberRemoved | MemberLeft | RoleChanged | OwnershipTransferred
+    )
     match event:
         case MembersAdded():
             return _added(chat, event.user_ids)
         case MemberRemoved() | MemberLeft():
             roles = {user: role for user, role in chat.roles.items() if user != event.user_id}
             return msgspec.structs.replace(chat, roles=roles)
+        case RoleChanged():
+            return msgspec.structs.replace(chat, roles={**chat.roles, event.user_id: event.role})
         case OwnershipTransferred():
             return _transferred(chat, event)
         case _:
             assert_never(event)
+
+
+def _opened(event: DirectChatOpened, place: Place) -> Chat:
+    roles: dict[UserId, Role] = dict.fromkeys(event.user_ids, "member")
+    return Chat(
+        exists=True,
+        position=place.position,
+        is_direct=True,
+        slug=event.slug,
+        roles=roles,
+        joined=tuple(roles),
+    )
 
 
 def _created(event: GroupCreated, place: Place) -> Chat:

@@ -3,7 +3,9 @@
 A stream is `CATEGORY-ID`; the category decides which state is folded from it.
 """
 
+from hashlib import blake2b
 from typing import NewType
+from uuid import UUID
 
 from msgspec import Meta
 
@@ -28,8 +30,29 @@ def chat_stream(chat_id: ChatId) -> StreamId:
     return StreamId(f"chat-{chat_id}")
 
 
+def direct_chat_id(one: UserId, other: UserId) -> ChatId:
+    """Made from the pair, so that two processes that open it at once open the same chat.
+
+    A UUIDv8 (RFC 9562, "custom"): no other chat may have one, else somebody could take a
+    pair's id before them.
+    """
+    pair = " ".join(sorted((one, other)))
+    digest = int.from_bytes(blake2b(pair.encode(), digest_size=16).digest())
+    custom = digest & ~(0xF << 76) & ~(0b11 << 62) | 0x8 << 76 | 0b10 << 62
+    return ChatId(str(UUID(int=custom)))
+
+
+def is_direct_chat_id(chat_id: ChatId) -> bool:
+    return UUID(chat_id).version == 8
+
+
 def message_stream(message_id: MessageId) -> StreamId:
     return StreamId(f"message-{message_id}")
+
+
+def contact_stream(one: UserId, other: UserId) -> StreamId:
+    """The same whoever is named first."""
+    return StreamId("contact-{}-{}".format(*sorted((one, other))))
 
 
 def receipt_stream(chat_id: ChatId, user_id: UserId) -> StreamId:

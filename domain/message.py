@@ -18,7 +18,13 @@ from domain.ids import ChatId, MessageId, StreamId, UserId, message_stream
 MAX_CONTENT_CHARACTERS = 10_000
 
 SystemKind = Literal[
-    "members_added", "member_removed", "member_left", "group_renamed", "ownership_transferred"
+    "members_added",
+    "member_removed",
+    "member_left",
+    "group_renamed",
+    "ownership_transferred",
+    "admin_appointed",
+    "admin_dismissed",
 ]
 
 # Half-open character ranges [start, end) by style (data-model.md, "Metadata Format").
@@ -53,13 +59,51 @@ class SystemMessageSent(MessageEvent, frozen=True, kw_only=True):
     name: str | None = None
 
 
+class MessageEdited(MessageEvent, frozen=True, kw_only=True):
+    """The message as it reads from now on; what it was before stays in the log."""
+
+    type: ClassVar[str] = "message_edited"
+    chat_id: ChatId
+    sender_id: UserId
+    content: MessageText
+    formatting: Formatting = msgspec.field(default_factory=dict)
+
+
+class MessageDeleted(MessageEvent, frozen=True, kw_only=True):
+    """`sent_position`: where the message entered the log, which is how others know it."""
+
+    type: ClassVar[str] = "message_deleted"
+    chat_id: ChatId
+    by: UserId
+    sent_position: int
+
+
+class ReactionEvent(MessageEvent, frozen=True, kw_only=True):
+    chat_id: ChatId
+    user_id: UserId
+    emoji: str
+
+
+class ReactionAdded(ReactionEvent, frozen=True, kw_only=True):
+    type: ClassVar[str] = "reaction_added"
+
+
+class ReactionRemoved(ReactionEvent, frozen=True, kw_only=True):
+    type: ClassVar[str] = "reaction_removed"
+
+
 class Message(msgspec.Struct, frozen=True):
+    """`fingerprint` is of what was sent, `shown` of what it reads now (`text_fingerprint`)."""
+
     exists: bool = False
     chat_id: ChatId = ChatId("")
     sender_id: UserId | None = None
     position: int = 0
     created_at: datetime = datetime.min.replace(tzinfo=UTC)
     fingerprint: bytes = b""
+    shown: bytes = b""
+    is_deleted: bool = False
+    reactions: frozenset[tuple[UserId, str]] = frozenset()
 
 
 def fingerprint(
@@ -71,7 +115,29 @@ def fingerprint(
     ).digest()
 
 
+def text_fingerprint(content: str | None, formatting: Formatting) -> bytes:
+    """As `fingerprint`, of what an edit can change."""
+    return fingerprint(content, formatting, None)
+
+
 def evolve(message: Message, event: Event, place: Place) -> Message:
+    match event:
+        case MessageEdited():
+            shown = text_fingerprint(event.content, event.formatting)
+            return msgspec.structs.replace(message, shown=shown)
+        case MessageDeleted():
+            return msgspec.structs.replace(message, is_deleted=True)
+        case ReactionAdded():
+            reactions = message.reactions | {(event.user_id, event.emoji)}
+            return msgspec.structs.replace(message, reactions=reactions)
+        case ReactionRemoved():
+            reactions = message.reactions - {(event.user_id, event.emoji)}
+            return msgspec.structs.replace(message, reactions=reactions)
+        case _:
+            return _sent(event, place)
+
+
+def _sent(event: Event, place: Place) -> Message:
     assert isinstance(event, MessageSent | SystemMessageSent), event
     match event:
         case MessageSent():
@@ -82,6 +148,7 @@ def evolve(message: Message, event: Event, place: Place) -> Message:
                 place.position,
                 place.recorded_at,
                 fingerprint(event.content, event.formatting, event.reply_to_id),
+                text_fingerprint(event.content, event.formatting),
             )
         case SystemMessageSent():
             return Message(True, event.chat_id, None, place.position, place.recorded_at)

@@ -4,6 +4,8 @@
     ├── Invalid            400  the command can't be right whatever the state
     ├── WrongPassword      403  a signed-in user's command names a wrong password
     ├── Forbidden          403  the caller knows the thing but may not do this to it
+    │   ├── NotContacts         this takes an accepted contact
+    │   └── Blocked             one of the two has blocked the other
     ├── NotFound           404  there is none, or the caller may not know of it
     └── Conflict           409  the state speaks against it
         ├── UsernameTaken
@@ -49,6 +51,18 @@ class Forbidden(Refusal):
 
     code = "forbidden"
     status = 403
+
+
+class NotContacts(Forbidden):
+    """Not contacts"""
+
+    code = "not-contacts"
+
+
+class Blocked(Forbidden):
+    """Blocked"""
+
+    code = "blocked"
 
 
 class NotFound(Refusal):

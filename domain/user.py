@@ -4,12 +4,14 @@ Everything personal is sealed with the profile key, so that destroying the key e
 Rules: data-model.md, entity 1.
 """
 
-from typing import ClassVar, assert_never
+from typing import ClassVar, Literal, assert_never
 
 import msgspec
 
 from domain.event import Event, Place, ProfileText
 from domain.ids import StreamId, UserId, user_stream
+
+Status = Literal["online", "away", "offline"]
 
 
 class UserEvent(Event, frozen=True, kw_only=True):
@@ -41,6 +43,18 @@ class PasswordChanged(UserEvent, frozen=True, kw_only=True):
     password_hash: ProfileText
 
 
+class StatusChanged(UserEvent, frozen=True, kw_only=True):
+    type: ClassVar[str] = "status_changed"
+    status: Status
+
+
+class AccountDeleted(UserEvent, frozen=True, kw_only=True):
+    """The end of a user; what follows (leaving groups, destroying keys) follows from it."""
+
+    type: ClassVar[str] = "account_deleted"
+    erase_messages: bool
+
+
 class User(msgspec.Struct, frozen=True):
     exists: bool = False
     position: int = 0
@@ -48,9 +62,25 @@ class User(msgspec.Struct, frozen=True):
     display_name: str | None = None
     avatar_url: str | None = None
     password_hash: str | None = None
+    status: Status = "offline"
+    is_deleted: bool = False
+
+    @property
+    def is_active(self) -> bool:
+        return self.exists and not self.is_deleted
 
 
 def evolve(user: User, event: Event, place: Place) -> User:
+    match event:
+        case StatusChanged():
+            return msgspec.structs.replace(user, status=event.status)
+        case AccountDeleted():
+            return User(exists=True, position=user.position, is_deleted=True)
+        case _:
+            return _evolve_account(user, event, place)
+
+
+def _evolve_account(user: User, event: Event, place: Place) -> User:
     assert isinstance(event, UserRegistered | ProfileUpdated | PasswordChanged), event
     match event:
         case UserRegistered():

@@ -66,7 +66,7 @@ unique_values = Table(
     Column("scope", sa.Text, primary_key=True),
     Column("value", sa.Text, primary_key=True),
     _required("holder", sa.Text),
-    comment="Values that one stream holds: usernames (as keyed hashes) and slugs.",
+    comment="Values that one stream holds: usernames (keyed hashes), slugs, members, contacts.",
 )
 
 command_keys = Table(
@@ -332,14 +332,20 @@ attachments = _read_model(
 message_reactions = _read_model(
     "reactions",
     "message_reactions",
-    Column("id", ID, primary_key=True),
-    _required("message_id", ID),
-    _required("user_id", ID),
+    _required(
+        "id",
+        ID,
+        sa.Computed(
+            "(md5((message_id)::text || (user_id)::text || (emoji)::text))::uuid",
+            persisted=True,
+        ),
+    ),
+    # The key serves what the data model has an index by message for.
+    Column("message_id", ID, primary_key=True),
+    Column("user_id", ID, primary_key=True),
     # 32, not 10: contract.md allows shortcodes of up to 32 characters.
-    _required("emoji", sa.String(32)),
+    Column("emoji", sa.String(32), primary_key=True),
     _required("created_at", TIME),
-    sa.UniqueConstraint("message_id", "user_id", "emoji", name="unique_user_emoji_message"),
-    Index("idx_reactions_message", "message_id", "emoji"),
     Index("idx_reactions_user", "user_id", text("created_at DESC")),
 )
 

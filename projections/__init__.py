@@ -4,13 +4,15 @@
 status with nothing else to write but the migration of its tables.
 """
 
-from projections import chats, delivery, messages, unread, users
+from projections import chats, contacts, delivery, messages, reactions, unread, users
 from projections.projection import Projection
 
 PROJECTIONS: tuple[Projection, ...] = (
     users.PROJECTION,
+    contacts.PROJECTION,
     chats.PROJECTION,
     messages.PROJECTION,
+    reactions.PROJECTION,
     delivery.PROJECTION,
     unread.PROJECTION,
 )

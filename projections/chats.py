@@ -1,4 +1,4 @@
-"""chats and chat_participants: groups, their metadata and who is or was in them
+"""chats and chat_participants: direct chats and groups, their metadata and who is or was in them
 (data-model.md, entities 3 and 4).
 
 A participant's row stays when they leave (`left_at`) and is taken up again, with its
@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from domain.chat import (
+    DirectChatOpened,
     GroupCreated,
     GroupDeleted,
     GroupUpdated,
@@ -17,6 +18,7 @@ from domain.chat import (
     MemberRemoved,
     MembersAdded,
     OwnershipTransferred,
+    RoleChanged,
 )
 from domain.event import Event, Recorded
 from domain.ids import ChatId, UserId
@@ -36,10 +38,11 @@ INSERT_CHATS = """
         id, type, name, slug, avatar_url, owner_id, created_at, updated_at, last_message_at,
         is_deleted
     )
-    SELECT id, 'group', name, slug, avatar_url, owner_id, created_at, updated_at, last_message_at,
+    SELECT id, type, name, slug, avatar_url, owner_id, created_at, updated_at, last_message_at,
         is_deleted
     FROM json_to_recordset(%(chats)s) AS r (
         id uuid,
+        type text,
         name text,
         slug text,
         avatar_url text,
@@ -126,6 +129,8 @@ class _Batch:
         match event:
             case MessageSent() | SystemMessageSent():
                 self._change(event.chat_id, last_message_at=at)
+            case DirectChatOpened():
+                self._open(event, at)
             case GroupCreated():
                 self._create(event, at)
             case GroupUpdated():
@@ -137,6 +142,8 @@ class _Batch:
                     self._join(event.chat_id, user_id, "member", at)
             case MemberRemoved() | MemberLeft():
                 self._member(event.chat_id, event.user_id, left_at=at)
+            case RoleChanged():
+                self._member(event.chat_id, event.user_id, role=event.role)
             case OwnershipTransferred():
                 self._change(event.chat_id, owner_id=event.to_id, updated_at=at)
                 self._member(event.chat_id, event.from_id, role="member")
@@ -144,17 +151,16 @@ class _Batch:
             case _:
                 pass
 
+    def _open(self, event: DirectChatOpened, at: datetime) -> None:
+        self.created[event.chat_id] = _chat(event.chat_id, "direct", event.slug, at)
+        for user_id in event.user_ids:
+            self._join(event.chat_id, user_id, "member", at)
+
     def _create(self, event: GroupCreated, at: datetime) -> None:
-        self.created[event.chat_id] = {
-            "id": event.chat_id,
+        self.created[event.chat_id] = _chat(event.chat_id, "group", event.slug, at) | {
             "name": event.name,
-            "slug": event.slug,
             "avatar_url": event.avatar_url,
             "owner_id": event.owner_id,
-            "created_at": at,
-            "updated_at": at,
-            "last_message_at": None,
-            "is_deleted": False,
         }
         self._join(event.chat_id, event.owner_id, "owner", at)
         for user_id in event.member_ids:
@@ -187,6 +193,21 @@ class _Batch:
         rows.setdefault(key, {"chat_id": chat_id, "user_id": user_id}).update(values)
 
 
+def _chat(chat_id: ChatId, kind: str, slug: str, at: datetime) -> dict[str, Any]:
+    return {
+        "id": chat_id,
+        "type": kind,
+        "name": None,
+        "slug": slug,
+        "avatar_url": None,
+        "owner_id": None,
+        "created_at": at,
+        "updated_at": at,
+        "last_message_at": None,
+        "is_deleted": False,
+    }
+
+
 def plan(events: Sequence[Recorded]) -> list[Step]:
     batch = _Batch()
     for _, at, event in events:
@@ -205,12 +226,14 @@ PROJECTION = Projection(
     name="chats",
     handles=frozenset(
         {
+            DirectChatOpened,
             GroupCreated,
             GroupUpdated,
             GroupDeleted,
             MembersAdded,
             MemberRemoved,
             MemberLeft,
+            RoleChanged,
             OwnershipTransferred,
             MessageSent,
             SystemMessageSent,

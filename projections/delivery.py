@@ -8,6 +8,7 @@ a message sent, delivered and read within one batch is one row, written once.
 from collections.abc import Sequence
 from datetime import datetime
 
+from domain.chat import GroupDeleted
 from domain.event import Recorded
 from domain.message import MessageSent
 from domain.receipt import MessagesDelivered, MessagesRead
@@ -126,6 +127,13 @@ FORGET_MEMBERS = """
 """
 
 
+FORGET_CHATS = """
+    DELETE FROM delivery_members AS m
+    USING json_to_recordset(%(chats)s) AS r (chat_id uuid)
+    WHERE m.chat_id = r.chat_id
+"""
+
+
 class _Spans:
     """Memberships that begin or end in a batch."""
 
@@ -160,6 +168,7 @@ Mark = tuple[int, int, datetime]  # delivered up to, read up to, when
 
 def plan(events: Sequence[Recorded]) -> list[Step]:
     spans, messages, marks = _Spans(), [], dict[Member, list[Mark]]()
+    ended: list[Row] = []
     for position, at, event in events:
         match event:
             case MessageSent():
@@ -167,6 +176,8 @@ def plan(events: Sequence[Recorded]) -> list[Step]:
             case MessagesDelivered() | MessagesRead():
                 mark = (event.delivered_up_to, event.read_up_to, at)
                 marks.setdefault((event.chat_id, event.user_id), []).append(mark)
+            case GroupDeleted():
+                ended.append({"chat_id": event.chat_id})
             case _:
                 for member, joins in moves(event):
                     (spans.join if joins else spans.leave)(member, position)
@@ -187,6 +198,7 @@ def plan(events: Sequence[Recorded]) -> list[Step]:
         insert,
         Statement(UPDATE_DELIVERY, {"marks": ranges}),
         Statement(FORGET_MEMBERS, {"ended": left}),
+        Statement(FORGET_CHATS, {"chats": ended}),
     ]
 
 

@@ -10,13 +10,24 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from domain.event import Recorded
-from domain.ids import ChatId
-from domain.message import MessageSent, SystemKind, SystemMessageSent
+from domain.event import Event, Recorded
+from domain.ids import ChatId, MessageId, UserId
+from domain.message import (
+    Formatting,
+    MessageDeleted,
+    MessageEdited,
+    MessageSent,
+    SystemKind,
+    SystemMessageSent,
+)
+from domain.user import AccountDeleted
 from projections.projection import MonthlyPartitions, Projection, Row, Statement, Step, month_of
 
-# What is shown of a message whose content key was destroyed.
-ERASED_CONTENT = "[Deleted]"
+# What is shown of a message that was deleted, or whose content key was destroyed.
+DELETED_CONTENT = "[Deleted]"
+
+# A message that nobody has touched yet.
+NEW: Row = {"is_edited": False, "edited_at": None, "is_deleted": False, "deleted_at": None}
 
 SENTENCES: dict[SystemKind, str] = {
     "members_added": "joined the group",
@@ -24,6 +35,8 @@ SENTENCES: dict[SystemKind, str] = {
     "member_left": "left the group",
     "group_renamed": "renamed the group",
     "ownership_transferred": "owns the group now",
+    "admin_appointed": "is an admin now",
+    "admin_dismissed": "is no admin any more",
 }
 
 INSERT_MESSAGES = """
@@ -39,10 +52,10 @@ INSERT_MESSAGES = """
     inserted AS (
         INSERT INTO messages (
             id, chat_id, sender_id, content, content_type, metadata, reply_to_id, created_at,
-            seq, position
+            is_edited, edited_at, is_deleted, deleted_at, seq, position
         )
         SELECT id, r.chat_id, sender_id, content, content_type, metadata, reply_to_id, created_at,
-            c.last_seq - r.before_last, position
+            is_edited, edited_at, is_deleted, deleted_at, c.last_seq - r.before_last, position
         FROM json_to_recordset(%(messages)s) AS r (
             id uuid,
             chat_id uuid,
@@ -52,6 +65,10 @@ INSERT_MESSAGES = """
             metadata jsonb,
             reply_to_id uuid,
             created_at timestamptz,
+            is_edited boolean,
+            edited_at timestamptz,
+            is_deleted boolean,
+            deleted_at timestamptz,
             before_last int,
             position bigint
         )
@@ -64,41 +81,130 @@ INSERT_MESSAGES = """
 """
 
 
+# Through the places, so that each is looked for in its own partition only.
+UPDATE_EDITED = """
+    UPDATE messages AS m
+    SET content = r.content,
+        metadata = r.metadata,
+        is_edited = true,
+        edited_at = r.edited_at
+    FROM json_to_recordset(%(edited)s) AS r (
+        id uuid,
+        content text,
+        metadata jsonb,
+        edited_at timestamptz
+    )
+    JOIN message_places AS p ON p.id = r.id
+    WHERE m.id = p.id AND m.created_at = p.created_at
+"""
+
+UPDATE_DELETED = """
+    UPDATE messages AS m
+    SET content = r.content,
+        metadata = '{}',
+        is_deleted = true,
+        deleted_at = r.deleted_at
+    FROM json_to_recordset(%(deleted)s) AS r (id uuid, content text, deleted_at timestamptz)
+    JOIN message_places AS p ON p.id = r.id
+    WHERE m.id = p.id AND m.created_at = p.created_at
+"""
+
+UPDATE_ERASED = """
+    UPDATE messages AS m
+    SET content = r.content,
+        metadata = '{}'
+    FROM json_to_recordset(%(erased)s) AS r (sender_id uuid, content text)
+    WHERE m.sender_id = r.sender_id
+"""
+
+
+class _Batch:
+    """The rows that a batch of events folds to: new ones, and changes of older ones."""
+
+    def __init__(self) -> None:
+        self.rows: dict[MessageId, dict[str, Any]] = {}
+        self.edited: dict[MessageId, Row] = {}
+        self.deleted: dict[MessageId, Row] = {}
+        self.erased: list[UserId] = []
+
+    def take(self, position: int, at: datetime, event: Event | None) -> None:
+        match event:
+            case MessageSent():
+                self.rows[event.message_id] = _sent(event, at, position)
+            case SystemMessageSent():
+                self.rows[event.message_id] = _told(event, at, position)
+            case MessageEdited():
+                change = _text(event.content, event.formatting) | {"edited_at": at}
+                self._change(self.edited, event.message_id, change, "is_edited")
+            case MessageDeleted():
+                change = _text(None, {}) | {"deleted_at": at}
+                self._change(self.deleted, event.message_id, change, "is_deleted")
+            case AccountDeleted(erase_messages=True):
+                self.erased.append(event.user_id)
+            case _:
+                pass
+
+    def _change(
+        self,
+        changes: dict[MessageId, Row],
+        message_id: MessageId,
+        change: dict[str, Any],
+        flag: str,
+    ) -> None:
+        """Into the new row, if the message is of this batch; the last edit stands."""
+        if message_id in self.rows:
+            self.rows[message_id].update(change, **{flag: True})
+        else:
+            changes[message_id] = {"id": message_id, **change}
+
+    def counted(self) -> tuple[list[Row], list[Row]]:
+        """The new rows, and the chats that they add to."""
+        rows = list(self.rows.values())
+        chats: dict[ChatId, dict[str, Any]] = {}
+        # From the newest: a row knows how many messages of its chat come after it in the batch.
+        for row in reversed(rows):
+            chat_id = row["chat_id"]
+            chat = chats.setdefault(
+                chat_id, {"chat_id": chat_id, "last_message_id": row["id"], "count": 0}
+            )
+            row["before_last"] = chat["count"]
+            chat["count"] += 1
+        return list[Row](rows), list[Row](chats.values())
+
+
 def plan(events: Sequence[Recorded]) -> list[Step]:
-    rows = [
-        _sent(event, at, position) if isinstance(event, MessageSent) else _told(event, at, position)
-        for position, at, event in events
-        if isinstance(event, MessageSent | SystemMessageSent)
-    ]
-    chats: dict[ChatId, dict[str, Any]] = {}
-    counts: dict[ChatId, int] = {}
-    # From the newest: a row knows how many messages of its chat come after it in the batch.
-    for row in reversed(rows):
-        chat_id = row["chat_id"]
-        chats.setdefault(chat_id, {"chat_id": chat_id, "last_message_id": row["id"]})
-        row["before_last"] = counts.get(chat_id, 0)
-        counts[chat_id] = row["before_last"] + 1
-    for chat_id, chat in chats.items():
-        chat["count"] = counts[chat_id]
+    batch = _Batch()
+    for recorded in events:
+        batch.take(*recorded)
+    rows, chats = batch.counted()
     months = frozenset(month_of(row["created_at"]) for row in rows)
+    erased = [{"sender_id": sender_id, "content": DELETED_CONTENT} for sender_id in batch.erased]
     return [
         MonthlyPartitions("messages", months),
-        Statement(INSERT_MESSAGES, {"messages": rows, "chats": list(chats.values())}),
+        Statement(INSERT_MESSAGES, {"messages": rows, "chats": chats}),
+        Statement(UPDATE_EDITED, {"edited": list(batch.edited.values())}),
+        Statement(UPDATE_DELETED, {"deleted": list(batch.deleted.values())}),
+        Statement(UPDATE_ERASED, {"erased": erased}),
     ]
+
+
+def _text(content: str | None, formatting: Formatting) -> dict[str, Any]:
+    """Without its text, nothing is left that formatting could be of."""
+    if content is None:
+        return {"content": DELETED_CONTENT, "metadata": {}}
+    return {"content": content, "metadata": {"formatting": formatting} if formatting else {}}
 
 
 def _sent(event: MessageSent, at: datetime, position: int) -> dict[str, Any]:
-    metadata: Row = {"formatting": event.formatting} if event.formatting else {}
-    return {
+    return _text(event.content, event.formatting) | {
         "id": event.message_id,
         "chat_id": event.chat_id,
         "sender_id": event.sender_id,
-        "content": ERASED_CONTENT if event.content is None else event.content,
         "content_type": "text",
-        "metadata": metadata,
         "reply_to_id": event.reply_to_id,
         "created_at": at,
         "position": position,
+        **NEW,
     }
 
 
@@ -120,12 +226,15 @@ def _told(event: SystemMessageSent, at: datetime, position: int) -> dict[str, An
         "reply_to_id": None,
         "created_at": at,
         "position": position,
+        **NEW,
     }
 
 
 PROJECTION = Projection(
     name="messages",
-    handles=frozenset({MessageSent, SystemMessageSent}),
-    opens=frozenset({MessageSent}),
+    handles=frozenset(
+        {MessageSent, SystemMessageSent, MessageEdited, MessageDeleted, AccountDeleted}
+    ),
+    opens=frozenset({MessageSent, MessageEdited}),
     plan=plan,
 )

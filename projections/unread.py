@@ -1,16 +1,21 @@
 """unread_messages and unread_counts: what each user has not read, by chat (data-model.md,
 entity 9).
 
-A row is there while its message is unread by an active participant; leaving takes a chat's
-rows away. A row that comes and goes within one batch is never written. The counter beside
+A row is there while its message is unread by an active participant. Leaving a chat takes its
+rows away, as do the deletion of the message, of the group and of the account. A row that comes and goes within one batch is never written. The counter beside
 them makes counting O(1) and always equals the rows.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import LiteralString
 
-from domain.event import Recorded
-from domain.message import MessageSent
+from domain.chat import GroupDeleted
+from domain.event import Event, Recorded
+from domain.ids import ChatId
+from domain.message import MessageDeleted, MessageSent
 from domain.receipt import MessagesRead
+from domain.user import AccountDeleted
 from projections.membership import FAN_OUT_EVENTS, Member, moves
 from projections.projection import Projection, Row, Statement, Step
 
@@ -34,21 +39,31 @@ END_MEMBERS = """
     WHERE u.user_id = g.user_id AND u.chat_id = g.chat_id
 """
 
+END_CHATS = """
+    WITH gone AS (
+        DELETE FROM unread_members AS m
+        USING json_to_recordset(%(chats)s) AS r (chat_id uuid)
+        WHERE m.chat_id = r.chat_id
+        RETURNING m.chat_id, m.user_id
+    ),
+    counts AS (
+        DELETE FROM unread_counts AS c
+        USING gone AS g
+        WHERE c.user_id = g.user_id AND c.chat_id = g.chat_id
+    )
+    DELETE FROM unread_messages AS u
+    USING gone AS g
+    WHERE u.user_id = g.user_id AND u.chat_id = g.chat_id
+"""
+
 BEGIN_MEMBERS = """
     INSERT INTO unread_members (chat_id, user_id, joined_position)
     SELECT chat_id, user_id, joined_position
     FROM json_to_recordset(%(joined)s) AS r (chat_id uuid, user_id uuid, joined_position bigint)
 """
 
-# Everything up to the mark goes, so what is left is counted by what went.
-DELETE_READ = """
-    WITH gone AS (
-        DELETE FROM unread_messages AS u
-        USING json_to_recordset(%(marks)s) AS r (chat_id uuid, user_id uuid, up_to bigint)
-        WHERE u.user_id = r.user_id AND u.chat_id = r.chat_id AND u.position <= r.up_to
-        RETURNING u.user_id, u.chat_id
-    ),
-    less AS (
+# Follows what is `gone`: what is left is counted by it.
+COUNT_GONE: LiteralString = """    less AS (
         SELECT user_id, chat_id, count(*) AS count
         FROM gone
         GROUP BY user_id, chat_id
@@ -63,6 +78,48 @@ DELETE_READ = """
     FROM less AS l
     WHERE c.user_id = l.user_id AND c.chat_id = l.chat_id AND c.count > l.count
 """
+
+# Everything up to the mark goes.
+DELETE_READ = (
+    """
+    WITH gone AS (
+        DELETE FROM unread_messages AS u
+        USING json_to_recordset(%(marks)s) AS r (chat_id uuid, user_id uuid, up_to bigint)
+        WHERE u.user_id = r.user_id AND u.chat_id = r.chat_id AND u.position <= r.up_to
+        RETURNING u.user_id, u.chat_id
+    ),
+"""
+    + COUNT_GONE
+)
+
+DELETE_DELETED = (
+    """
+    WITH gone AS (
+        DELETE FROM unread_messages AS u
+        USING json_to_recordset(%(deleted)s) AS r (chat_id uuid, position bigint),
+            unread_members AS m
+        WHERE m.chat_id = r.chat_id
+            AND u.user_id = m.user_id
+            AND u.chat_id = r.chat_id
+            AND u.position = r.position
+        RETURNING u.user_id, u.chat_id
+    ),
+"""
+    + COUNT_GONE
+)
+
+# What comes later in groups that they have not been taken out of yet, stays until then.
+DELETE_OF_USERS = (
+    """
+    WITH gone AS (
+        DELETE FROM unread_messages AS u
+        USING json_to_recordset(%(users)s) AS r (user_id uuid, position bigint)
+        WHERE u.user_id = r.user_id AND u.position < r.position
+        RETURNING u.user_id, u.chat_id
+    ),
+"""
+    + COUNT_GONE
+)
 
 INSERT_UNREAD = """
     WITH marks AS MATERIALIZED (
@@ -96,39 +153,80 @@ INSERT_UNREAD = """
 """
 
 
-def plan(events: Sequence[Recorded]) -> list[Step]:
-    messages: list[Row] = []
-    marks: dict[Member, int] = {}
-    left: set[Member] = set()
-    joined: dict[Member, int] = {}
-    for position, at, event in events:
+class _Batch:
+    """What a batch of events comes to."""
+
+    def __init__(self) -> None:
+        self.messages: dict[int, Row] = {}
+        self.marks: dict[Member, int] = {}
+        self.left: set[Member] = set()
+        self.joined: dict[Member, int] = {}
+        self.deleted: list[Row] = []
+        self.ended: set[ChatId] = set()
+        self.users: list[Row] = []
+
+    def take(self, position: int, at: datetime, event: Event | None) -> None:
         match event:
             case MessageSent():
-                messages.append(
-                    {
-                        "message_id": event.message_id,
-                        "chat_id": event.chat_id,
-                        "sender_id": event.sender_id,
-                        "created_at": at,
-                        "position": position,
-                    }
-                )
+                self.messages[position] = _message(event, at, position)
             case MessagesRead():
-                marks[event.chat_id, event.user_id] = event.read_up_to
+                self.marks[event.chat_id, event.user_id] = event.read_up_to
+            case MessageDeleted():
+                # One of an earlier batch has rows; one of this batch gets none.
+                if self.messages.pop(event.sent_position, None) is None:
+                    row = {"chat_id": event.chat_id, "position": event.sent_position}
+                    self.deleted.append(row)
+            case GroupDeleted():
+                self.ended.add(event.chat_id)
+            case AccountDeleted():
+                self.users.append({"user_id": event.user_id, "position": position})
             case _:
                 for member, joins in moves(event):
-                    if joins:
-                        joined[member] = position
-                    else:
-                        left.add(member)
-                        joined.pop(member, None)
-    mark_rows = _rows(marks, "up_to")
+                    self._move(member, joins, position)
+
+    def _move(self, member: Member, joins: bool, position: int) -> None:
+        if joins:
+            self.joined[member] = position
+        else:
+            self.left.add(member)
+            self.joined.pop(member, None)
+
+    def end_chats(self) -> None:
+        """Nothing comes after a group's deletion: what came before it leaves no trace."""
+        self.joined = {key: at for key, at in self.joined.items() if key[0] not in self.ended}
+        self.messages = {
+            position: row
+            for position, row in self.messages.items()
+            if row["chat_id"] not in self.ended
+        }
+
+
+def plan(events: Sequence[Recorded]) -> list[Step]:
+    batch = _Batch()
+    for recorded in events:
+        batch.take(*recorded)
+    if batch.ended:
+        batch.end_chats()
+    marks = _rows(batch.marks, "up_to")
     return [
-        Statement(END_MEMBERS, {"left": [{"chat_id": c, "user_id": u} for c, u in left]}),
-        Statement(BEGIN_MEMBERS, {"joined": _rows(joined, "joined_position")}),
-        Statement(DELETE_READ, {"marks": mark_rows}),
-        Statement(INSERT_UNREAD, {"messages": messages, "marks": mark_rows}),
+        Statement(END_CHATS, {"chats": [{"chat_id": chat_id} for chat_id in batch.ended]}),
+        Statement(END_MEMBERS, {"left": [{"chat_id": c, "user_id": u} for c, u in batch.left]}),
+        Statement(BEGIN_MEMBERS, {"joined": _rows(batch.joined, "joined_position")}),
+        Statement(DELETE_DELETED, {"deleted": batch.deleted}),
+        Statement(DELETE_READ, {"marks": marks}),
+        Statement(INSERT_UNREAD, {"messages": list(batch.messages.values()), "marks": marks}),
+        Statement(DELETE_OF_USERS, {"users": batch.users}),
     ]
+
+
+def _message(event: MessageSent, at: datetime, position: int) -> Row:
+    return {
+        "message_id": event.message_id,
+        "chat_id": event.chat_id,
+        "sender_id": event.sender_id,
+        "created_at": at,
+        "position": position,
+    }
 
 
 def _rows(positions: dict[Member, int], name: str) -> list[Row]:
@@ -138,4 +236,9 @@ def _rows(positions: dict[Member, int], name: str) -> list[Row]:
     ]
 
 
-PROJECTION = Projection(name="unread", handles=FAN_OUT_EVENTS, opens=frozenset(), plan=plan)
+PROJECTION = Projection(
+    name="unread",
+    handles=FAN_OUT_EVENTS | {MessageDeleted, AccountDeleted},
+    opens=frozenset(),
+    plan=plan,
+)

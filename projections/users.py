@@ -1,6 +1,7 @@
 """users: accounts and profiles, and when each user was last active (data-model.md, entity 1).
 
-`last_seen` is the time of the user's last activity: sending a message or reading a chat.
+`last_seen` is the time of the user's last activity: sending a message, reading a chat, coming
+online or going. Of a deleted account a row without anything personal stays, as its messages do.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,13 @@ from domain.event import Recorded
 from domain.ids import UserId
 from domain.message import MessageSent
 from domain.receipt import MessagesRead
-from domain.user import PasswordChanged, ProfileUpdated, UserRegistered
+from domain.user import (
+    AccountDeleted,
+    PasswordChanged,
+    ProfileUpdated,
+    StatusChanged,
+    UserRegistered,
+)
 from projections.projection import Projection, Row, Statement, Step
 
 # What is shown of a user whose profile key was destroyed.
@@ -61,6 +68,33 @@ UPDATE_PASSWORDS = """
     WHERE u.id = r.id
 """
 
+UPDATE_STATUS = """
+    UPDATE users AS u
+    SET status = r.status
+    FROM json_to_recordset(%(statuses)s) AS r (id uuid, status text)
+    WHERE u.id = r.id
+"""
+
+# After all else of a batch, as nothing comes after it.
+UPDATE_DELETED = """
+    UPDATE users AS u
+    SET username = r.username,
+        password_hash = r.password_hash,
+        display_name = r.display_name,
+        avatar_url = NULL,
+        status = 'offline',
+        last_seen = NULL,
+        updated_at = r.updated_at
+    FROM json_to_recordset(%(deleted)s) AS r (
+        id uuid,
+        username text,
+        password_hash text,
+        display_name text,
+        updated_at timestamptz
+    )
+    WHERE u.id = r.id
+"""
+
 UPDATE_LAST_SEEN = """
     UPDATE users AS u
     SET last_seen = r.last_seen
@@ -73,6 +107,8 @@ def plan(events: Sequence[Recorded]) -> list[Step]:
     registered: dict[UserId, dict[str, Any]] = {}
     profiles: dict[UserId, Row] = {}
     passwords: dict[UserId, Row] = {}
+    statuses: dict[UserId, Row] = {}
+    deleted: list[Row] = []
     seen: dict[UserId, datetime] = {}
     for _, at, event in events:
         match event:
@@ -80,6 +116,11 @@ def plan(events: Sequence[Recorded]) -> list[Step]:
                 _saw(seen, event.sender_id, at)
             case MessagesRead():
                 _saw(seen, event.user_id, at)
+            case StatusChanged():
+                statuses[event.user_id] = {"id": event.user_id, "status": event.status}
+                _saw(seen, event.user_id, at)
+            case AccountDeleted():
+                deleted.append(_deleted(event, at))
             case UserRegistered():
                 registered[event.user_id] = _registered(event, at)
             case ProfileUpdated():
@@ -93,7 +134,9 @@ def plan(events: Sequence[Recorded]) -> list[Step]:
         Statement(INSERT_USERS, {"users": list(registered.values())}),
         Statement(UPDATE_PROFILES, {"profiles": list(profiles.values())}),
         Statement(UPDATE_PASSWORDS, {"passwords": list(passwords.values())}),
+        Statement(UPDATE_STATUS, {"statuses": list(statuses.values())}),
         Statement(UPDATE_LAST_SEEN, {"seen": last_seen}),
+        Statement(UPDATE_DELETED, {"deleted": deleted}),
     ]
 
 
@@ -120,12 +163,26 @@ def _change(
 def _registered(event: UserRegistered, at: datetime) -> dict[str, Any]:
     return {
         "id": event.user_id,
-        "username": event.username or f"deleted_{event.user_id.replace('-', '')}",
+        "username": event.username or _erased_username(event.user_id),
         "password_hash": event.password_hash or ERASED_PASSWORD,
         "display_name": event.display_name or ERASED_NAME,
         "avatar_url": None,
         "last_seen": None,
         "created_at": at,
+        "updated_at": at,
+    }
+
+
+def _erased_username(user_id: UserId) -> str:
+    return f"deleted_{user_id.replace('-', '')}"
+
+
+def _deleted(event: AccountDeleted, at: datetime) -> Row:
+    return {
+        "id": event.user_id,
+        "username": _erased_username(event.user_id),
+        "password_hash": ERASED_PASSWORD,
+        "display_name": ERASED_NAME,
         "updated_at": at,
     }
 
@@ -149,7 +206,17 @@ def _password(event: PasswordChanged, at: datetime) -> Row:
 
 PROJECTION = Projection(
     name="users",
-    handles=frozenset({UserRegistered, ProfileUpdated, PasswordChanged, MessageSent, MessagesRead}),
+    handles=frozenset(
+        {
+            UserRegistered,
+            ProfileUpdated,
+            PasswordChanged,
+            StatusChanged,
+            AccountDeleted,
+            MessageSent,
+            MessagesRead,
+        }
+    ),
     opens=frozenset({UserRegistered, ProfileUpdated, PasswordChanged}),
     plan=plan,
 )

@@ -38,9 +38,10 @@ from api.irc.usernames import user_id
 from commands.add_members import AddMembers
 from commands.command import Command
 from commands.create_group import CreateGroup
+from commands.formatting import Metadata, Styles
 from commands.leave_group import LeaveGroup
 from commands.mark_read import MarkRead
-from commands.send_message import Metadata, SendMessage, Styles
+from commands.send_message import SendMessage
 from commands.update_group import UpdateGroup
 from domain.chat import MAX_PARTICIPANTS
 from domain.ids import ChatId, MessageId, UserId

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from commands.command import Command, Decision
+from commands.formatting import Metadata, Styles
 from commands.mark_delivered import MarkDelivered
 from commands.mark_read import MarkRead
-from commands.send_message import Metadata, SendMessage, Sent, Styles
+from commands.send_message import SendMessage, Sent
 from domain.chat import GroupDeleted, MemberLeft, MemberRemoved, MembersAdded
 from domain.ids import ChatId, MessageId, UserId, chat_stream, message_stream
 from domain.message import MessageSent, SystemMessageSent

@@ -6,11 +6,13 @@ version, an upcaster and a file of its own.
 """
 
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from domain.chat import (
+    DirectChatOpened,
     GroupCreated,
     GroupDeleted,
     GroupUpdated,
@@ -18,12 +20,34 @@ from domain.chat import (
     MemberRemoved,
     MembersAdded,
     OwnershipTransferred,
+    RoleChanged,
+)
+from domain.contact import (
+    ContactAccepted,
+    ContactBlocked,
+    ContactRemoved,
+    ContactRequested,
+    ContactUnblocked,
+    Standing,
 )
 from domain.event import Event
 from domain.ids import ChatId, MessageId, UserId
-from domain.message import MessageSent, SystemMessageSent
+from domain.message import (
+    MessageDeleted,
+    MessageEdited,
+    MessageSent,
+    ReactionAdded,
+    ReactionRemoved,
+    SystemMessageSent,
+)
 from domain.receipt import MessagesDelivered, MessagesRead
-from domain.user import PasswordChanged, ProfileUpdated, UserRegistered
+from domain.user import (
+    AccountDeleted,
+    PasswordChanged,
+    ProfileUpdated,
+    StatusChanged,
+    UserRegistered,
+)
 from infra import codec
 from infra.keyring import KeyId, Keyring
 
@@ -34,6 +58,10 @@ BEN = UserId("01990000-0000-7000-8000-000000000be1")
 CHAT = ChatId("01990000-0000-7000-8000-0000000000c1")
 MESSAGE = MessageId("01990000-0000-7000-8000-0000000000d1")
 EARLIER = MessageId("01990000-0000-7000-8000-0000000000d0")
+
+THEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+LATER = datetime(2026, 1, 3, 4, 5, 6, tzinfo=UTC)
+BETWEEN = Standing(requested_by=ANNA, requested_at=THEN, accepted_at=LATER, blocked_at={BEN: LATER})
 
 EXAMPLES: tuple[Event, ...] = (
     UserRegistered(
@@ -82,6 +110,25 @@ EXAMPLES: tuple[Event, ...] = (
     ),
     MessagesDelivered(chat_id=CHAT, user_id=BEN, delivered_up_to=7, read_up_to=5),
     MessagesRead(chat_id=CHAT, user_id=BEN, delivered_up_to=7, read_up_to=7),
+    StatusChanged(user_id=ANNA, status="away"),
+    AccountDeleted(user_id=ANNA, erase_messages=True),
+    ContactRequested(user_id=ANNA, contact_id=BEN, standing=BETWEEN),
+    ContactAccepted(user_id=BEN, contact_id=ANNA, standing=BETWEEN),
+    ContactRemoved(user_id=ANNA, contact_id=BEN, standing=BETWEEN),
+    ContactBlocked(user_id=BEN, contact_id=ANNA, standing=BETWEEN),
+    ContactUnblocked(user_id=BEN, contact_id=ANNA, standing=BETWEEN),
+    DirectChatOpened(chat_id=CHAT, by=BEN, user_ids=[ANNA, BEN], slug=f"direct-{ANNA}-{BEN}"),
+    RoleChanged(chat_id=CHAT, by=ANNA, user_id=BEN, role="admin"),
+    MessageEdited(
+        message_id=MESSAGE,
+        chat_id=CHAT,
+        sender_id=ANNA,
+        content="héllo, edited",
+        formatting={"italic": [(0, 5)]},
+    ),
+    MessageDeleted(message_id=MESSAGE, chat_id=CHAT, by=BEN, sent_position=7),
+    ReactionAdded(message_id=MESSAGE, chat_id=CHAT, user_id=BEN, emoji="👍🏽"),
+    ReactionRemoved(message_id=MESSAGE, chat_id=CHAT, user_id=BEN, emoji=":tada:"),
 )
 
 
