@@ -35,7 +35,7 @@ def check_emoji(emoji: str) -> None:
 
 
 def _part(character: str) -> str:
-    is_symbol = category(character) in _SYMBOLS or character in "\u203c\u2049\u3030\u303d"
+    is_symbol = category(character) in _SYMBOLS or character in "\u203c\u2049\u2139\u3030"
     if character.isascii() or _PARTS.match(character) or not is_symbol:
         return "?" if character == "S" else character
     return "S"
