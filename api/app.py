@@ -18,6 +18,7 @@ import uvicorn
 from litestar import Litestar, Request
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api import commands, openapi, problems, queries, sessions, status
@@ -56,7 +57,15 @@ def create_app(parts: Parts) -> ASGIApp:
         exception_handlers={Exception: refused},
         request_max_body_size=None,  # each operation has its own limit
     )
-    return Door(app, parts.metrics)
+    unlimited = frozenset(one.path for one in operations if one.rate_limit == "none")
+    door = Door(app, parts.metrics, parts.rate_limits, unlimited=unlimited)
+    proxies = parts.settings.trusted_proxies
+    return _behind(door, proxies) if proxies else door
+
+
+def _behind(door: Any, proxies: str) -> Any:
+    """The client's address is what these proxies say it is."""
+    return ProxyHeadersMiddleware(door, proxies)
 
 
 async def serve(settings: Settings, *, host: str, port: int, fd: int | None) -> None:
@@ -114,6 +123,10 @@ def _route(parts: Parts, operation: Operation) -> HTTPRouteHandler:
     async def handle(request: Request[Any, Any, Any]) -> Reply:
         inbound = Inbound(request.scope, request.receive)
         caller = await caller_of(operation, parts, inbound)
+        if caller is not None:
+            parts.rate_limits.signed_in(request.scope, caller.user_id)
+        if operation.rate_limit == "password":
+            parts.rate_limits.with_password(request.scope)
         return await operation.handle(Call(parts, inbound, caller))
 
     return HTTPRouteHandler(

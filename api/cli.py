@@ -188,6 +188,23 @@ def events(
     )
 
 
+@messenger.group()
+def explain() -> None:
+    """Say why something is as it is."""
+
+
+@explain.command()
+@click.argument("user")
+@click.argument("chat")
+@DATA_DIR
+def unread(user: str, chat: str, data_dir: Path | None) -> None:
+    """Print what makes up the unread count of USER in CHAT (ids, username, slug); exit 1 if it
+    contradicts itself."""
+    from api import explain
+
+    _run(explain.run(_settings(data_dir, needs=all_settings.DATABASE), user, chat))
+
+
 @messenger.command()
 @DATA_DIR
 def settings(data_dir: Path | None) -> None:
@@ -205,6 +222,21 @@ def settings(data_dir: Path | None) -> None:
     if not console.is_terminal:
         console = Console(width=PIPED_CHARACTERS)
     console.print(table)
+
+
+@messenger.group()
+def erasure() -> None:
+    """What becomes of deleted accounts."""
+
+
+@erasure.command()
+@click.argument("user", metavar="USER")
+@DATA_DIR
+def report(user: str, data_dir: Path | None) -> None:
+    """Look what is left of a user (id or username), and where; exit 1 if any can be read."""
+    from api import erasure as shown
+
+    _run(shown.run_report(_settings(data_dir, needs=all_settings.LOG), user))
 
 
 @messenger.group(name="import")

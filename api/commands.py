@@ -89,12 +89,16 @@ async def execute(
     inbound: Inbound,
     key: str | None,
 ) -> Done:
-    """What HTTP adds to the executor: metrics, and the sessions that a new password ends."""
+    """What HTTP adds to the executor: metrics, the sessions that a new password ends, and all
+    that the end of an account brings."""
     actor = caller.user_id if caller else None
     try:
         done = await parts.executor.execute(Request(command, actor, key, inbound.request_id))
         if handler.name == "change-password" and caller is not None:
             await parts.sessions.end_others(caller.user_id, caller.session_id)
+        if handler.name == "delete-account" and caller is not None:
+            last = await parts.erasure.finish(caller.user_id)
+            done = done._replace(position=max(done.position, last))
     except Exception as error:
         parts.metrics.command(handler.name, problems.code_of(error))
         raise
@@ -121,6 +125,8 @@ def _single(handler: Handler) -> Callable[[Call], Awaitable[Reply]]:
 async def _batch(call: Call) -> Reply:
     parts, inbound, caller = call
     batch = decode(_batch_decoder, await inbound.json_body(MAX_BATCH_BYTES), has_parts=True)
+    user_id = caller.user_id if caller else None
+    parts.rate_limits.batch(inbound.scope, user_id, len(batch.commands))
     run = _BatchRun(parts, inbound, caller)
     results = [await run.result(raw) for raw in batch.commands]
     body = msgspec.json.encode(Results(results))
@@ -155,6 +161,8 @@ class _BatchRun:
             raise NotFound("there is no such command")
         if handler.needs_actor and self._caller is None:
             raise Unauthenticated()
+        if handler.has_password:
+            self._parts.rate_limits.with_password(self._inbound.scope)
         key = None if item.idempotency_key is None else _checked_key(item.idempotency_key)
         command = decode(_DECODERS[handler.name], item.data)
         done = await execute(self._parts, handler, command, self._caller, self._inbound, key)
@@ -217,6 +225,7 @@ def _operation(handler: Handler) -> Operation:
         parameters=(KEY,),
         problems=_COMMAND_PROBLEMS,
         token="needed" if handler.needs_actor else "none",
+        rate_limit="password" if handler.has_password else "usual",
     )
 
 

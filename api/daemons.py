@@ -67,7 +67,7 @@ async def project(settings: Settings, projections: Sequence[Projection]) -> None
             )
             for projection in projections
         ]
-        await until_signal(*(projector.run() for projector in projectors))
+        await until_signal(keys.watch(), *(projector.run() for projector in projectors))
 
 
 @asynccontextmanager

@@ -1,8 +1,9 @@
 """The thin layer between ASGI and the operations: replies, bodies, parameters, the door.
 
 Operations get a `Call` and answer a `Reply`. The `Door` stands around the whole application:
-it gives every response its Request-Id and every request its line in the metrics. It is plain
-ASGI, because it is paid for by each message sent.
+it gives every response its Request-Id and every request its line in the metrics, and turns away
+addresses that are over their limit. It is plain ASGI, because it is paid for by each message
+sent.
 """
 
 import re
@@ -15,9 +16,10 @@ import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import problems
+from api import problems, rate_limits
 from api.metrics import Metrics
-from api.problems import Headers, Malformed, TooLarge, UnsupportedMedia
+from api.problems import Headers, Malformed, RateLimited, TooLarge, UnsupportedMedia
+from api.rate_limits import RateLimits
 from domain.refusals import Invalid, NotFound, Refusal
 from infra import clock
 
@@ -196,11 +198,15 @@ def _too_large(limit_bytes: int) -> TooLarge:
 
 
 class Door:
-    """Around everything: Request-Id, no caching, metrics."""
+    """Around everything: Request-Id, no caching, metrics, limits by address."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, limits: RateLimits, *, unlimited: frozenset[str]
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._limits = limits
+        self._unlimited = unlimited
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -218,10 +224,17 @@ class Door:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 extra = [(b"request-id", given), (b"cache-control", b"no-store")]
-                message["headers"] = [*message["headers"], *extra]
+                limit = rate_limits.headers(scope)
+                message["headers"] = [*message["headers"], *extra, *limit]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        try:
+            if scope["path"] not in self._unlimited:
+                self._limits.arrived(scope)
+        except RateLimited as refusal:
+            await problem_reply(refusal)(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
         template = scope.get("path_template") or "unmatched"
         seconds = time.perf_counter() - began
         self._metrics.request(scope["method"], str(template), status, seconds)

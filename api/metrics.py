@@ -28,6 +28,12 @@ class Metrics:
             ("name", "outcome"),
             registry=self._registry,
         )
+        self._rate_limited = Counter(
+            "messenger_rate_limited",
+            "Requests and commands of batches refused, by the limit that they met",
+            ("limit",),
+            registry=self._registry,
+        )
         self._request_series: dict[tuple[str, str, int], Histogram] = {}
         self._command_series: dict[tuple[str, str], Counter] = {}
         self._gauges = {name: self._gauge(name, text) for name, text in _GAUGES.items()}
@@ -53,6 +59,9 @@ class Metrics:
         if series is None:
             series = self._command_series[key] = self._commands.labels(name, outcome)
         series.inc()
+
+    def rate_limited(self, limit: str) -> None:
+        self._rate_limited.labels(limit).inc()
 
     def show(self, name: str, value: float) -> None:
         self._gauges[name].set(value)

@@ -15,7 +15,7 @@ from api import problems
 from api.commands import Batch, BatchItem, BatchProblem, Results
 from api.http import Reply
 from api.operations import Call, Operation, Parameter
-from api.problems import Internal, Problem, ServiceUnavailable, Unauthenticated
+from api.problems import Internal, Problem, RateLimited, ServiceUnavailable, Unauthenticated
 from commands import HANDLERS
 from domain.refusals import Refusal
 
@@ -24,6 +24,11 @@ Schema = dict[str, Any]
 REFERENCE = "#/components/schemas/{name}"
 POSITION = {"type": "integer", "minimum": 0, "description": "A place in the log."}
 USUAL_PROBLEMS: tuple[type[Refusal], ...] = (ServiceUnavailable, Internal)
+RATE_LIMIT_HEADERS = {
+    "RateLimit-Limit": "Requests at once, of the limit with the least remaining.",
+    "RateLimit-Remaining": "How many of them are left.",
+    "RateLimit-Reset": "Seconds until all are there again; refused, as Retry-After.",
+}
 SECURITY: dict[str, list[Schema]] = {
     "needed": [{"access_token": []}],
     "optional": [{}, {"access_token": []}],
@@ -54,6 +59,8 @@ def document(operations: tuple[Operation, ...]) -> Schema:
             "headers": {
                 "Request-Id": {"schema": {"type": "string"}, "required": True},
                 "Log-Position": {"schema": POSITION, "required": True},
+                "Retry-After": {"schema": {"type": "integer", "minimum": 1}, "required": True},
+                **_rate_limit_headers(),
             },
             "securitySchemes": {
                 "access_token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
@@ -75,10 +82,25 @@ def operations(described: tuple[Operation, ...]) -> tuple[Operation, ...]:
 
     return (
         Operation(
-            "GET", "/schema/openapi.json", "openapi", "This document", show_document, token="none"
+            "GET",
+            "/schema/openapi.json",
+            "openapi",
+            "This document",
+            show_document,
+            token="none",
+            rate_limit="none",
         ),
-        Operation("GET", "/schema", "schema", "Its page", show_page, token="none"),
+        Operation(
+            "GET", "/schema", "schema", "Its page", show_page, token="none", rate_limit="none"
+        ),
     )
+
+
+def _rate_limit_headers() -> Schema:
+    whole = {"type": "integer", "minimum": 0}
+    return {
+        name: {"schema": whole, "description": text} for name, text in RATE_LIMIT_HEADERS.items()
+    }
 
 
 def _schemas(operations: tuple[Operation, ...]) -> dict[str, Schema]:
@@ -142,27 +164,33 @@ def _parameter(parameter: Parameter) -> Schema:
 
 
 def _responses(operation: Operation) -> Schema:
-    headers: Schema = {"Request-Id": {"$ref": "#/components/headers/Request-Id"}}
-    success_headers = dict(headers)
-    if operation.states_position:
-        success_headers["Log-Position"] = {"$ref": "#/components/headers/Log-Position"}
-    success: Schema = {"description": "Done", "headers": success_headers}
+    limits = () if operation.rate_limit == "none" else tuple(RATE_LIMIT_HEADERS)
+    headers = ("Request-Id", *limits)
+    position = ("Log-Position",) if operation.states_position else ()
+    success: Schema = {"description": "Done", "headers": _headers(*headers, *position)}
     if operation.answer is not None:
         success["content"] = {operation.media_type: {"schema": _answer(operation)}}
     responses: Schema = {str(operation.status): success}
     for status, refusals in sorted(_by_status(operation).items()):
+        retry = ("Retry-After",) if status == RateLimited.status else ()
         responses[str(status)] = {
             "description": "; ".join(f"`{r.code}`: {problems.title(r)}" for r in refusals),
-            "headers": headers,
+            "headers": _headers(*headers, *retry),
             "content": {"application/problem+json": {"schema": _reference(Problem)}},
         }
     return responses
+
+
+def _headers(*names: str) -> Schema:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _by_status(operation: Operation) -> dict[int, list[type[Refusal]]]:
     usual: tuple[type[Refusal], ...] = USUAL_PROBLEMS
     if operation.token == "needed":
         usual = (Unauthenticated, *usual)
+    if operation.rate_limit != "none":
+        usual = (RateLimited, *usual)
     by_status: dict[int, list[type[Refusal]]] = defaultdict(list)
     for refusal in dict.fromkeys((*operation.problems, *usual)):
         by_status[refusal.status].append(refusal)

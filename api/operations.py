@@ -41,7 +41,7 @@ class Operation(NamedTuple):
     """A line of a table. `path` is Litestar's template; `problems` those beyond the usual.
 
     A command answers its position in the body too (`answers_position`); all that have one state
-    it in a header.
+    it in a header. `rate_limit` `password` means the usual ones and that for passwords.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -58,6 +58,7 @@ class Operation(NamedTuple):
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[type[Refusal], ...] = ()
     token: Literal["needed", "optional", "none"] = "needed"
+    rate_limit: Literal["usual", "password", "none"] = "usual"
 
 
 async def caller_of(operation: Operation, parts: Parts, inbound: Inbound) -> Caller | None:

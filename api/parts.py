@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from api.metrics import Metrics
+from api.rate_limits import RateLimits
 from api.read_models import ReadModels
 from infra import database
 from infra.appender import Appender
 from infra.bus import HEAD, Bus
 from infra.database import Pool
+from infra.erasure import Erasure
 from infra.executor import Executor
 from infra.keyring import Keyring, Secret
 from infra.login_limits import LoginLimits
@@ -32,9 +34,11 @@ class Parts(NamedTuple):
     executor: Executor
     passwords: Passwords
     login_limits: LoginLimits
+    rate_limits: RateLimits
     tokens: Tokens
     sessions: Sessions
     ended: EndedSessions
+    erasure: Erasure
     read_models: ReadModels
     metrics: Metrics
     logger: Logger
@@ -65,29 +69,33 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
     ):
         passwords = Passwords(rounds=settings.bcrypt_rounds)
         tokens = Tokens(secret)
-        yield Parts(
-            settings=settings,
-            pool=pool,
-            bus=bus,
-            appender=appender,
-            executor=Executor(
-                pool=pool,
-                appender=appender,
-                keyring=Keyring(secret, pool),
-                secret=secret,
-                passwords=passwords,
-            ),
-            passwords=passwords,
-            login_limits=LoginLimits(pool, secret, settings),
-            tokens=tokens,
-            sessions=Sessions(
-                pool, tokens, ended, refresh_token_seconds=settings.refresh_token_seconds
-            ),
-            ended=ended,
-            read_models=read_models,
-            metrics=Metrics(),
-            logger=Logger(settings.log_level, process=name),
+        metrics = Metrics()
+        logger = Logger(settings.log_level, process=name)
+        keyring = Keyring(secret, pool)
+        executor = Executor(
+            pool=pool, appender=appender, keyring=keyring, secret=secret, passwords=passwords
         )
+        sessions = Sessions(
+            pool, tokens, ended, refresh_token_seconds=settings.refresh_token_seconds
+        )
+        async with Erasure(pool, executor, keyring, sessions, logger) as erasure:
+            yield Parts(
+                settings=settings,
+                pool=pool,
+                bus=bus,
+                appender=appender,
+                executor=executor,
+                passwords=passwords,
+                login_limits=LoginLimits(pool, secret, settings),
+                rate_limits=RateLimits(settings, metrics),
+                tokens=tokens,
+                sessions=sessions,
+                ended=ended,
+                erasure=erasure,
+                read_models=read_models,
+                metrics=metrics,
+                logger=logger,
+            )
 
 
 async def _secret(settings: Settings) -> Secret:

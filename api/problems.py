@@ -25,9 +25,11 @@ from litestar.exceptions import HTTPException
 from msgspec import UNSET, UnsetType
 
 from domain.refusals import (
+    Blocked,
     Conflict,
     Forbidden,
     Invalid,
+    NotContacts,
     NotFound,
     Refusal,
     SlugTaken,
@@ -173,6 +175,8 @@ REFUSALS: tuple[type[Refusal], ...] = (
     WrongCredentials,
     WrongPassword,
     Forbidden,
+    NotContacts,
+    Blocked,
     NotFound,
     MethodNotAllowed,
     UsernameTaken,

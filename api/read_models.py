@@ -18,7 +18,7 @@ from api.problems import ReadModelBehind
 from domain.refusals import Invalid, Refusal
 from infra import event_log
 from infra.bus import PROJECTED, Bus
-from infra.database import DOWN, Connection, Pool
+from infra.database import DOWN, SET_CONFIG, Connection, Pool
 from infra.errors import Unavailable
 
 T = TypeVar("T")
@@ -39,6 +39,7 @@ HOLD: dict[str, LiteralString] = {
     "reactions": "LOCK TABLE ONLY message_reactions IN ACCESS SHARE MODE",
     "delivery": "LOCK TABLE ONLY delivery_members IN ACCESS SHARE MODE",
     "unread": "LOCK TABLE ONLY unread_counts IN ACCESS SHARE MODE",
+    "search": "LOCK TABLE ONLY message_search IN ACCESS SHARE MODE",
 }
 
 CHECKPOINTS = """
@@ -63,6 +64,10 @@ class Snapshot:
         async with self._connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(statement, arguments)
             return await cursor.fetchall()
+
+    async def set_local(self, setting: str, value: str) -> None:
+        """A setting of PostgreSQL for the rest of the snapshot; costs no round trip."""
+        await self._connection.execute(SET_CONFIG, (setting, value, True))
 
     async def row(self, statement: LiteralString, arguments: dict[str, Any]) -> DictRow | None:
         return next(iter(await self.rows(statement, arguments)), None)

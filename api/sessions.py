@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from api import rate_limits
 from api.bodies import decode
 from api.http import NoContent, Reply, json_reply
 from api.operations import Call, Operation, Parameter
@@ -31,7 +32,6 @@ from infra.login_limits import TooManyFailures
 from infra.tokens import Caller, RefreshToken
 
 MAX_BODY_BYTES = 16_384
-UNKNOWN_ADDRESS = "unknown"
 NOBODY = user_stream(UserId("00000000-0000-0000-0000-000000000000"))
 
 Time = Annotated[datetime, Meta(tz=True)]
@@ -73,8 +73,7 @@ _refresh_decoder = msgspec.json.Decoder(Refresh)
 
 async def log_in(call: Call) -> Reply:
     given = decode(_log_in_decoder, await call.inbound.json_body(MAX_BODY_BYTES))
-    client = call.inbound.scope.get("client")
-    address = client[0] if client else UNKNOWN_ADDRESS
+    address = rate_limits.address(call.inbound.scope)
     limits = call.parts.login_limits
     try:
         async with limits.attempt(given.username, address) as attempt:
@@ -189,6 +188,7 @@ OPERATIONS: tuple[Operation, ...] = (
         status=201,
         problems=(*_BODY_PROBLEMS, WrongCredentials, RateLimited),
         token="none",
+        rate_limit="password",
     ),
     Operation(
         "POST",

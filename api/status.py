@@ -134,11 +134,17 @@ def _public(path: str, name: str, summary: str, handle: Any, **more: Any) -> Ope
     return Operation("GET", path, name, summary, handle, token="none", **more)
 
 
+def _unlimited(path: str, name: str, summary: str, handle: Any, **more: Any) -> Operation:
+    return _public(path, name, summary, handle, rate_limit="none", **more)
+
+
 OPERATIONS: tuple[Operation, ...] = (
     _public(
         "/v1/status", "status", "Positions and lags", status, answer=Status, states_position=True
     ),
-    _public("/health/live", "live", "Whether this process runs", live, answer=Health),
-    _public("/health/ready", "ready", "Whether this process can serve", ready, answer=Health),
-    _public("/metrics", "metrics", "For Prometheus", metrics, answer=str, media_type="text/plain"),
+    _unlimited("/health/live", "live", "Whether this process runs", live, answer=Health),
+    _unlimited("/health/ready", "ready", "Whether this process can serve", ready, answer=Health),
+    _unlimited(
+        "/metrics", "metrics", "For Prometheus", metrics, answer=str, media_type="text/plain"
+    ),
 )

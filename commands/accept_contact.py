@@ -1,13 +1,16 @@
 """accept-contact: says yes to the other's request. To decline is to remove (remove-contact)."""
 
-from commands.command import Context, Decision, View
-from commands.contacts import OfContact, changed, contact_with
+from typing import Annotated
+
+from commands.command import Command, Context, Decision, View
+from commands.contacts import changed, contact_with
 from domain.contact import ContactAccepted, Standing
+from domain.ids import UUID_TEXT, UserId
 from domain.refusals import Blocked, Forbidden, NotFound
 
 
-class AcceptContact(OfContact, frozen=True, kw_only=True):
-    pass
+class AcceptContact(Command, frozen=True, kw_only=True):
+    user_id: Annotated[UserId, UUID_TEXT]
 
 
 def decide(accept: AcceptContact, context: Context, view: View) -> Decision:

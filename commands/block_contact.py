@@ -1,14 +1,17 @@
 """block-contact: anybody, contact or not; what is between the two stays as it is below it."""
 
+from typing import Annotated
+
 import msgspec
 
-from commands.command import Context, Decision, View
-from commands.contacts import OfContact, changed, contact_with
+from commands.command import Command, Context, Decision, View
+from commands.contacts import changed, contact_with
 from domain.contact import ContactBlocked
+from domain.ids import UUID_TEXT, UserId
 
 
-class BlockContact(OfContact, frozen=True, kw_only=True):
-    pass
+class BlockContact(Command, frozen=True, kw_only=True):
+    user_id: Annotated[UserId, UUID_TEXT]
 
 
 def decide(block: BlockContact, context: Context, view: View) -> Decision:

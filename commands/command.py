@@ -141,6 +141,10 @@ class View:
         state: Chat = self._state(chat_stream(chat_id))
         return state
 
+    def chats(self, chat_ids: list[ChatId]) -> list[Chat]:
+        """Many at once, fetched together."""
+        return self._all([chat_stream(chat_id) for chat_id in chat_ids])
+
     def message(self, message_id: MessageId) -> Message:
         state: Message = self._state(message_stream(message_id))
         return state

@@ -4,19 +4,11 @@ While anything is between two users, each claims the other, so that what is left
 account can be found.
 """
 
-from typing import Annotated
-
-from commands.command import Claim, Command, Context, Decision, View
+from commands.command import Claim, Context, Decision, View
 from commands.members import known_users
 from domain.contact import Contact, ContactEvent, Standing
-from domain.ids import UUID_TEXT, UserId, contact_stream
+from domain.ids import UserId, contact_stream
 from domain.refusals import Invalid
-
-
-class OfContact(Command, frozen=True, kw_only=True):
-    """What every command about a contact names: the other one."""
-
-    user_id: Annotated[UserId, UUID_TEXT]
 
 
 def contact_with(view: View, actor: UserId, other: UserId) -> Contact:

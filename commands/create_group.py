@@ -42,7 +42,7 @@ def decide(create: CreateGroup, context: Context, view: View) -> Decision:
     chat = view.new_chat(chat_id)
     if chat.exists:
         return _again(create, others, chat, context)
-    known_users(view, [context.actor])
+    known_users(view, [context.actor, *others])
     check_addable(view, context.actor, others)
     slug = create.slug or f"group-{context.id(1).replace('-', '')[-RANDOM_SLUG_DIGITS:]}"
     created = GroupCreated(

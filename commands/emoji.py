@@ -27,6 +27,8 @@ _SHAPE = re.compile(
 )
 _PARTS = re.compile("[\U0001f1e6-\U0001f1ff\U0001f3fb-\U0001f3ff]")
 _SYMBOLS = ("So", "Sm")
+# Emoji that Unicode does not count among the symbols.
+_OTHERS = "\u203c\u2049\u2139\u3030\u303d"
 
 
 def check_emoji(emoji: str) -> None:
@@ -35,7 +37,9 @@ def check_emoji(emoji: str) -> None:
 
 
 def _part(character: str) -> str:
-    is_symbol = category(character) in _SYMBOLS or character in "\u203c\u2049\u2139\u3030"
-    if character.isascii() or _PARTS.match(character) or not is_symbol:
+    if character.isascii() or _PARTS.match(character):
         return "?" if character == "S" else character
-    return "S"
+    # What became an emoji lately, this Python may not know to be a symbol.
+    is_new = "\U0001f000" <= character <= "\U0001faff"
+    is_symbol = is_new or category(character) in _SYMBOLS or character in _OTHERS
+    return "S" if is_symbol else character

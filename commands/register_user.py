@@ -18,8 +18,8 @@ from commands.command import (
 )
 from commands.passwords import check_password
 from domain.ids import UUID_TEXT, UserId, user_stream
-from domain.refusals import Conflict
-from domain.user import User, UserRegistered
+from domain.refusals import Conflict, Invalid
+from domain.user import User, UserRegistered, is_erased_username
 
 Username = Annotated[str, Meta(min_length=3, max_length=50, pattern=r"^[a-zA-Z0-9_]{3,50}$(?!\n)")]
 
@@ -37,6 +37,8 @@ class Registered(Answer, frozen=True, kw_only=True):
 
 def decide(register: RegisterUser, context: Context, view: View) -> Decision:
     check_password(register.password, field="password")
+    if is_erased_username(register.username):
+        raise Invalid("such usernames are what deleted accounts are shown by", field="username")
     user_id = register.user_id or UserId(context.id(0))
     user = view.new_user(user_id)
     if user.exists:

@@ -1,12 +1,15 @@
 """remove-contact: ends a contact, declines a request or withdraws one. Blocks stay."""
 
-from commands.command import Context, Decision, View
-from commands.contacts import OfContact, changed, contact_with
+from typing import Annotated
+
+from commands.command import Command, Context, Decision, View
+from commands.contacts import changed, contact_with
 from domain.contact import ContactRemoved, Standing
+from domain.ids import UUID_TEXT, UserId
 
 
-class RemoveContact(OfContact, frozen=True, kw_only=True):
-    pass
+class RemoveContact(Command, frozen=True, kw_only=True):
+    user_id: Annotated[UserId, UUID_TEXT]
 
 
 def decide(remove: RemoveContact, context: Context, view: View) -> Decision:

@@ -1,13 +1,16 @@
 """request-contact: asks the other; who was asked already, accepts by asking back."""
 
-from commands.command import Context, Decision, View
-from commands.contacts import OfContact, changed, contact_with
+from typing import Annotated
+
+from commands.command import Command, Context, Decision, View
+from commands.contacts import changed, contact_with
 from commands.sending import check_not_blocked
 from domain.contact import ContactAccepted, ContactRequested, Standing
+from domain.ids import UUID_TEXT, UserId
 
 
-class RequestContact(OfContact, frozen=True, kw_only=True):
-    pass
+class RequestContact(Command, frozen=True, kw_only=True):
+    user_id: Annotated[UserId, UUID_TEXT]
 
 
 def decide(request: RequestContact, context: Context, view: View) -> Decision:

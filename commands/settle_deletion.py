@@ -24,15 +24,15 @@ def decide(settle: SettleDeletion, context: Context, view: View) -> Decision:
     if not view.user(actor).is_deleted:
         return Decision([])
     ids = 0
-    for chat_id in settle.chat_ids:
-        chat = view.chat(chat_id)
+    for chat_id, chat in zip(settle.chat_ids, view.chats(settle.chat_ids), strict=True):
         if chat.is_open_to(actor) and not chat.is_direct:
             departure = depart(context, chat_id, chat, ids)
             events += departure.events
             releases += departure.releases
             ids += departure.ids
-    for other in settle.contact_ids:
-        if view.contact(actor, other).standing != Standing():
+    contacts = view.contacts(actor, settle.contact_ids)
+    for other, contact in zip(settle.contact_ids, contacts, strict=True):
+        if contact.standing != Standing():
             removal = changed(ContactRemoved, context, other, Standing())
             events += removal.events
             releases += removal.releases

@@ -1,14 +1,17 @@
 """unblock-contact: takes the caller's block away; what is between the two shows again."""
 
+from typing import Annotated
+
 import msgspec
 
-from commands.command import Context, Decision, View
-from commands.contacts import OfContact, changed, contact_with
+from commands.command import Command, Context, Decision, View
+from commands.contacts import changed, contact_with
 from domain.contact import ContactUnblocked
+from domain.ids import UUID_TEXT, UserId
 
 
-class UnblockContact(OfContact, frozen=True, kw_only=True):
-    pass
+class UnblockContact(Command, frozen=True, kw_only=True):
+    user_id: Annotated[UserId, UUID_TEXT]
 
 
 def decide(unblock: UnblockContact, context: Context, view: View) -> Decision:

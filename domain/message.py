@@ -126,7 +126,7 @@ def evolve(message: Message, event: Event, place: Place) -> Message:
             shown = text_fingerprint(event.content, event.formatting)
             return msgspec.structs.replace(message, shown=shown)
         case MessageDeleted():
-            return msgspec.structs.replace(message, is_deleted=True)
+            return msgspec.structs.replace(message, is_deleted=True, reactions=frozenset())
         case ReactionAdded():
             reactions = message.reactions | {(event.user_id, event.emoji)}
             return msgspec.structs.replace(message, reactions=reactions)

@@ -4,6 +4,7 @@ Everything personal is sealed with the profile key, so that destroying the key e
 Rules: data-model.md, entity 1.
 """
 
+import re
 from typing import ClassVar, Literal, assert_never
 
 import msgspec
@@ -12,6 +13,17 @@ from domain.event import Event, Place, ProfileText
 from domain.ids import StreamId, UserId, user_stream
 
 Status = Literal["online", "away", "offline"]
+
+ERASED_USERNAME_PREFIX = "deleted_"
+
+
+def erased_username(user_id: UserId) -> str:
+    """What the row of a deleted account has for its username; nobody may register one such."""
+    return ERASED_USERNAME_PREFIX + user_id.replace("-", "")
+
+
+def is_erased_username(username: str) -> bool:
+    return re.fullmatch(ERASED_USERNAME_PREFIX + "[0-9a-f]{32}", username) is not None
 
 
 class UserEvent(Event, frozen=True, kw_only=True):

@@ -18,6 +18,10 @@ from infra.errors import LogError
 from infra.keyring import NONCE_BYTES, KeyId, Keyring
 
 
+class KeyMissing(LogError):
+    """There is no key to seal an event with: it was destroyed, or never made."""
+
+
 class _Shape(NamedTuple):
     """What the codec knows of an event type."""
 
@@ -42,6 +46,8 @@ _BY_TYPE = {event: _shape(event) for event in EVENTS}
 _BY_NAME = {(event.type, event.version): shape for event, shape in _BY_TYPE.items()}
 _encode = msgspec.json.encode
 
+SEALED_TYPES = tuple(shape.event.type for shape in _BY_TYPE.values() if shape.sealed)
+
 
 def key_ids(events: Iterable[Event]) -> list[KeyId]:
     """The keys that sealing or opening these events takes."""
@@ -52,8 +58,12 @@ def key_ids(events: Iterable[Event]) -> list[KeyId]:
     ]
 
 
+def sealed_fields(event: Event) -> list[str]:
+    return [field for field, _ in _BY_TYPE[type(event)].sealed]
+
+
 def encode(event: Event, keyring: Keyring) -> bytes:
-    """The event's `data`. Raises LogError if a key that it takes is not there."""
+    """The event's `data`. Raises KeyMissing."""
     shape = _BY_TYPE[type(event)]
     if not shape.sealed:
         return _encode(event)
@@ -91,7 +101,7 @@ def open_sealed(event: Event, keyring: Keyring) -> None:
 def _seal(event: Event, field: str, mark: Sealed, keyring: Keyring) -> str:
     cipher = keyring.cipher(KeyId(getattr(event, mark.owner), mark.purpose))
     if cipher is None:
-        raise LogError(f"there is no {mark.purpose} key to seal a {event.type} event with")
+        raise KeyMissing(f"there is no {mark.purpose} key to seal a {event.type} event with")
     nonce = os.urandom(NONCE_BYTES)
     text: str = getattr(event, field)
     return b64encode(nonce + cipher.encrypt(nonce, text.encode(), _binding(event, field))).decode()

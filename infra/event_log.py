@@ -15,6 +15,8 @@ from infra.database import Connection
 from infra.errors import LogError
 from infra.keyring import Keyring
 
+OPENED_AT_ONCE = 500
+
 HEAD = """
     SELECT position, epoch
     FROM public.log_head
@@ -76,6 +78,12 @@ KNOWN_KEY = """
     WHERE scope = %s AND key = %s
 """
 
+REMEMBER_KEY = """
+    INSERT INTO command_keys (scope, key, body_hash, position, answer)
+    VALUES (%s, %s, decode(%s, 'hex'), %s, %s::json)
+    ON CONFLICT DO NOTHING
+"""
+
 
 class Head(NamedTuple):
     position: int
@@ -115,9 +123,12 @@ async def read(
 
 async def open_events(events: list[Event], keyring: Keyring) -> None:
     """Opens sealed fields in place; a destroyed key leaves None."""
-    await keyring.load(codec.key_ids(events))
-    for event in events:
-        codec.open_sealed(event, keyring)
+    # Some at a time: keys may be used only shortly after they were loaded.
+    for first in range(0, len(events), OPENED_AT_ONCE):
+        some = events[first : first + OPENED_AT_ONCE]
+        await keyring.load(codec.key_ids(some))
+        for event in some:
+            codec.open_sealed(event, keyring)
 
 
 async def tails(
@@ -155,6 +166,14 @@ async def known_key(
 ) -> KnownKey | None:
     row = await (await connection.execute(KNOWN_KEY, (body_hash, scope, key))).fetchone()
     return KnownKey(row[0], row[1], row[2].encode()) if row else None
+
+
+async def remember_key(
+    connection: Connection, scope: str, key: str, body_hash: str, position: int, answer: str
+) -> bool:
+    """Of a command that has nothing to append. False if the key is known already."""
+    cursor = await connection.execute(REMEMBER_KEY, (scope, key, body_hash, position, answer))
+    return cursor.rowcount == 1
 
 
 async def position_at(connection: Connection, time: datetime) -> int:

@@ -33,14 +33,15 @@ from commands.command import (
     View,
 )
 from domain.event import Event, Place
-from domain.ids import StreamId, UserId
+from domain.ids import StreamId, UserId, user_stream
 from domain.refusals import Refusal, SlugTaken, UsernameTaken
 from domain.state import aggregate_of
 from infra import clock, codec, event_log
 from infra.appender import Append, Appender, ClaimRow, EventRow, KeyRow, Outcome
+from infra.codec import KeyMissing
 from infra.database import DOWN, Pool, first_line
 from infra.errors import Unavailable
-from infra.keyring import Keyring, Secret
+from infra.keyring import KeyId, Keyring, Secret
 from infra.passwords import Passwords
 
 MAX_CACHED_STREAMS = 50_000
@@ -100,6 +101,7 @@ class Executor:
         self._passwords = passwords
         self._states: dict[StreamId, Versioned] = {}
         self._turns: WeakValueDictionary[StreamId, asyncio.Lock] = WeakValueDictionary()
+        keyring.listen(self._forget_erased)
 
     async def execute(self, request: Request) -> Done:
         """Raises Refusal, or Unavailable if the log can't be reached."""
@@ -191,6 +193,21 @@ class Executor:
         for stream in streams:
             self._states.pop(stream, None)
 
+    def _forget_erased(self, key_id: KeyId) -> None:
+        """What was opened with the key: profiles are in users' states, digests of what was said
+        in those of messages."""
+        if key_id.purpose == "profile":
+            self.forget([user_stream(key_id.user_id)])
+        else:
+            sender = key_id.user_id
+            self.forget(
+                [
+                    stream
+                    for stream, known in self._states.items()
+                    if getattr(known.state, "sender_id", None) == sender
+                ]
+            )
+
     def touch(self, streams: Mapping[StreamId, int]) -> None:
         for stream in streams:
             known = self._states.pop(stream, None)
@@ -226,9 +243,7 @@ class Executor:
         for event in events:
             if event.founds_keys:
                 await self.create_keys([event.user_id])  # type: ignore[attr-defined]
-        key_ids = codec.key_ids(events)
-        if any(self._keyring.cipher(key_id) is None for key_id in key_ids):
-            await self._keyring.load(key_ids)
+        await self._keyring.load(codec.key_ids(events))
         return [codec.encode(event, self._keyring) for event in events]
 
     async def create_keys(self, user_ids: Iterable[UserId]) -> None:
@@ -241,6 +256,12 @@ class Executor:
     async def known_key(self, key: KeyRow) -> event_log.KnownKey | None:
         async with self._pool.connection() as connection:
             return await event_log.known_key(connection, key.scope, key.key, key.body_hash)
+
+    async def remember_key(self, key: KeyRow, position: int) -> bool:
+        async with self._pool.connection() as connection:
+            return await event_log.remember_key(
+                connection, key.scope, key.key, key.body_hash, position, key.answer
+            )
 
     async def head(self) -> int:
         async with self._pool.connection() as connection:
@@ -282,7 +303,13 @@ class _Attempt:
         key = self._key(decision)
         if not decision.events and (key is None or decision.repeats is not None):
             return await self._confirmed(view, decision)
-        append = await self._append(view, decision, key)
+        try:
+            append = await self._append(view, decision, key)
+        except KeyMissing:
+            # Its user was deleted after the decision: made anew, it will know.
+            if await self._executor.overtaken(view.used):
+                return None
+            raise
         outcome = await self._outcome(view, decision, append)
         match outcome.verdict:
             case "appended":
@@ -342,8 +369,13 @@ class _Attempt:
         if await self._executor.overtaken(view.used):
             return None
         replayed = await self._known()
-        position = head if decision.repeats is None else decision.repeats
-        return replayed or Done(position, msgspec.json.encode(decision.answer))
+        if replayed is not None:
+            return replayed
+        key = self._key(decision)
+        if key is not None and not await self._executor.remember_key(key, decision.repeats or head):
+            # Another command with this key was quicker: this one is made anew, and will know.
+            return None
+        return Done(decision.repeats or head, msgspec.json.encode(decision.answer))
 
     async def _known(self) -> Done | None:
         """What the key's command was answered. Raises KeyReused for another body."""

@@ -4,11 +4,18 @@ Users' keys are stored wrapped by the instance's secret in `user_keys`, apart fr
 destroying a row there erases what it sealed, in the log, its backups and NATS at once. The
 secret is MESSENGER_SECRET, or one kept in the database where that is not set. What else
 needs a secret (tokens, keyed hashes) gets a key derived from it, one a purpose.
+
+A destroyed key is named in `erased_keys`, for ever, so that it is never made or read again.
+A process may use the keys that it has at hand for LEASE_SECONDS after it looked there: when so
+much time has passed since a key was destroyed, nobody uses it any more.
 """
 
+import asyncio
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from time import monotonic
 from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -19,11 +26,19 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from domain.event import KeyPurpose
 from domain.ids import UserId
 from infra import clock
-from infra.database import Connection, Pool
-from infra.errors import Stopped
+from infra.database import DOWN, Connection, Pool
+from infra.errors import Stopped, Unavailable
 
 # Some 2 kB each.
 MAX_CACHED_KEYS = 40_000
+# Who loads keys looks first for erased ones, if the last look is older than this.
+LOOK_SECONDS = 0.5
+# Older than this, and no key is used. The difference is for the way from loading to using.
+LEASE_SECONDS = 1.5
+# An idle process too lets go of what it has no right to keep.
+WATCH_SECONDS = 5.0
+MAX_FETCHES = 5
+MAX_ERASED_AT_ONCE = 1_000
 SECRET_BYTES = 32
 NONCE_BYTES = 12
 PURPOSES: tuple[KeyPurpose, ...] = ("profile", "content")
@@ -32,13 +47,63 @@ FETCH = """
     SELECT k.user_id::text, k.purpose, k.key
     FROM unnest(%s::uuid[], %s::text[]) AS wanted (user_id, purpose)
     JOIN user_keys AS k ON k.user_id = wanted.user_id AND k.purpose = wanted.purpose
+    WHERE NOT EXISTS (
+        SELECT
+        FROM erased_keys AS e
+        WHERE e.user_id = k.user_id AND e.purpose = k.purpose
+    )
+"""
+
+# Between two erasures, so that what the next statement sees is so when it is committed.
+HOLD_ERASURES = """
+    LOCK TABLE erased_keys IN ROW EXCLUSIVE MODE
 """
 
 CREATE = """
     INSERT INTO user_keys (user_id, purpose, key, created_at)
     SELECT user_id, purpose, key, %s
     FROM unnest(%s::uuid[], %s::text[], %s::bytea[]) AS new (user_id, purpose, key)
+    WHERE NOT EXISTS (
+        SELECT
+        FROM erased_keys AS e
+        WHERE e.user_id = new.user_id AND e.purpose = new.purpose
+    )
     ON CONFLICT DO NOTHING
+"""
+
+# One erasure at a time: numbers are seen in their order, so none is passed over.
+LOCK_ERASURES = """
+    LOCK TABLE erased_keys IN SHARE ROW EXCLUSIVE MODE
+"""
+
+DESTROY = """
+    DELETE FROM user_keys
+    WHERE user_id = %s AND purpose = ANY (%s)
+"""
+
+NOTE_ERASED = """
+    INSERT INTO erased_keys (user_id, purpose, id, erased_at)
+    SELECT %s, purpose, last.id + ordinal, clock_timestamp()
+    FROM (
+        SELECT coalesce(max(id), 0) AS id
+        FROM erased_keys
+    ) AS last
+    CROSS JOIN unnest(%s::text[]) WITH ORDINALITY AS erased (purpose, ordinal)
+    ON CONFLICT (user_id, purpose) DO UPDATE
+    SET id = excluded.id
+"""
+
+LAST_ERASED = """
+    SELECT coalesce(max(id), 0)
+    FROM erased_keys
+"""
+
+ERASED_SINCE = """
+    SELECT id, user_id::text, purpose
+    FROM erased_keys
+    WHERE id > %s
+    ORDER BY id
+    LIMIT %s
 """
 
 KEEP_SECRET = """
@@ -92,26 +157,52 @@ class Keyring:
         self._wrapping = AESGCM(secret.derive("wrap user keys"))
         self._pool = pool
         self._ciphers: dict[KeyId, AESGCM] = {}
+        self._listeners: list[Callable[[KeyId], None]] = []
+        self._looking = asyncio.Lock()
+        self._looked_at = float("-inf")
+        self._last_erased: int | None = None
 
     def cipher(self, key_id: KeyId) -> AESGCM | None:
-        """None if the key is destroyed, or was not loaded."""
-        return self._ciphers.get(key_id)
+        """None if the key is destroyed, or was not loaded. Raises Unavailable if that can't be
+        told any more."""
+        cipher = self._ciphers.get(key_id)
+        if cipher is not None and monotonic() - self._looked_at > LEASE_SECONDS:
+            raise Unavailable("too long since it was seen which keys are erased")
+        return cipher
+
+    def listen(self, listener: Callable[[KeyId], None]) -> None:
+        """It is told of each key that is erased from now on."""
+        self._listeners.append(listener)
 
     async def load(self, key_ids: Iterable[KeyId]) -> None:
         """Fetches those that are not cached; unknown and destroyed ones stay unknown."""
+        await self.look()
         wanted = [key_id for key_id in set(key_ids) if not self._touch(key_id)]
-        if not wanted:
+        if wanted:
+            self._make_room(len(wanted))
+            await self._fetch(wanted)
+            await self.look()
+
+    async def look(self) -> None:
+        """Drops the keys that were erased since the last look, unless that was just now."""
+        if monotonic() - self._looked_at < LOOK_SECONDS:
             return
-        self._make_room(len(wanted))
-        users, purposes = (list(column) for column in zip(*wanted, strict=True))
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(FETCH, (users, purposes))
-            for user_id, purpose, key in await cursor.fetchall():
-                key_id = KeyId(user_id, purpose)
-                self._ciphers[key_id] = AESGCM(self._unwrap(key_id, bytes(key)))
+        async with self._looking:
+            began = monotonic()
+            if began - self._looked_at >= LOOK_SECONDS:
+                await self._drop_erased()
+                self._looked_at = began
+
+    async def watch(self) -> None:
+        """For as long as the process lives."""
+        while True:
+            with suppress(*DOWN):  # who needs a key hears of it
+                await self.look()
+            await asyncio.sleep(WATCH_SECONDS)
 
     async def create(self, user_ids: Iterable[UserId]) -> None:
-        """Makes both keys of each, unless another process just did; those at hand are there."""
+        """Makes both keys of each, unless another process just did; those at hand are there,
+        and those once erased are never made again."""
         wanted = [
             key_id
             for user_id in user_ids
@@ -123,9 +214,54 @@ class Keyring:
         users = [key_id.user_id for key_id in wanted]
         purposes = [key_id.purpose for key_id in wanted]
         keys = [self._wrap(key_id, os.urandom(32)) for key_id in wanted]
-        async with self._pool.connection() as connection:
+        async with self._pool.connection() as connection, connection.transaction():
+            await connection.execute(HOLD_ERASURES)
             await connection.execute(CREATE, (clock.now(), users, purposes, keys))
         await self.load(wanted)
+
+    async def destroy(self, user_id: UserId, purposes: Collection[KeyPurpose]) -> None:
+        """For good. Other processes use them for LEASE_SECONDS more at the longest."""
+        async with self._pool.connection() as connection, connection.transaction():
+            await connection.execute(LOCK_ERASURES)
+            await connection.execute(DESTROY, (user_id, list(purposes)))
+            await connection.execute(NOTE_ERASED, (user_id, list(purposes)))
+
+    async def _drop_erased(self) -> None:
+        async with self._pool.connection() as connection:
+            if self._last_erased is None:
+                row: Any = await (await connection.execute(LAST_ERASED)).fetchone()
+                self._last_erased = row[0]
+                return
+            erased = None
+            while erased is None or len(erased) == MAX_ERASED_AT_ONCE:
+                arguments = (self._last_erased, MAX_ERASED_AT_ONCE)
+                erased = await (await connection.execute(ERASED_SINCE, arguments)).fetchall()
+                for number, user_id, purpose in erased:
+                    self._drop(KeyId(user_id, purpose))
+                    self._last_erased = number
+
+    def _drop(self, key_id: KeyId) -> None:
+        self._ciphers.pop(key_id, None)
+        for listener in self._listeners:
+            listener(key_id)
+
+    async def _fetch(self, wanted: list[KeyId]) -> None:
+        """What was fetched counts only if no erasure was seen meanwhile: that one would be
+        passed over."""
+        users, purposes = (list(column) for column in zip(*wanted, strict=True))
+        for _ in range(MAX_FETCHES):
+            known = self._last_erased
+            async with self._pool.connection() as connection:
+                rows = await (await connection.execute(FETCH, (users, purposes))).fetchall()
+            if self._last_erased == known:
+                self._keep(rows)
+                return
+        raise Unavailable("keys are erased faster than others can be fetched")
+
+    def _keep(self, rows: list[tuple[UserId, KeyPurpose, bytes]]) -> None:
+        for user_id, purpose, key in rows:
+            key_id = KeyId(user_id, purpose)
+            self._ciphers[key_id] = AESGCM(self._unwrap(key_id, bytes(key)))
 
     def _touch(self, key_id: KeyId) -> bool:
         """Whether it is cached; if so, others make room first: a load may not drop what it was

@@ -8,6 +8,7 @@ at once, so that attempts made at the same moment can not slip past the count.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -20,6 +21,7 @@ from infra.settings import Settings
 LOGINS_AT_ONCE = 8
 MAX_WAITING_LOGINS = 512
 IPV6_PREFIX_BITS = 64  # what one subscriber gets
+MAX_CACHED_NETWORKS = 10_000
 
 BLOCKED_FOR = """
     SELECT ceil(extract(epoch FROM max(f.window_ends_at) - now()))::int
@@ -132,6 +134,7 @@ class LoginLimits:
         return bytes.fromhex(self._secret.blind(scope, value.encode()))
 
 
+@lru_cache(MAX_CACHED_NETWORKS)
 def network(address: str) -> str:
     """Whom an address stands for: itself, or its /64."""
     try:
@@ -140,4 +143,6 @@ def network(address: str) -> str:
         return address
     if parsed.version == 4:
         return address
+    if parsed.ipv4_mapped:  # all of IPv4 is one /64 there
+        return str(parsed.ipv4_mapped)
     return str(ip_network((parsed, IPV6_PREFIX_BITS), strict=False))

@@ -167,7 +167,7 @@ class Writer:
         async with self.connection.pipeline():
             for step in steps:
                 if isinstance(step, Statement) and any(step.rows.values()):
-                    await self.connection.execute(step.sql, _parameters(step))
+                    await self.connection.execute(step.sql, parameters(step))
             await self.connection.execute(MOVE_CHECKPOINT, (up_to, self.projection.name))
 
     async def _lock(self, after: int) -> None:
@@ -178,7 +178,7 @@ class Writer:
             raise Fenced(f"{self.projection.name} is not at {after} any more")
 
 
-def _parameters(step: Statement) -> dict[str, str]:
+def parameters(step: Statement) -> dict[str, str]:
     return {name: msgspec.json.encode(rows).decode() for name, rows in step.rows.items()}
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from infra import database, rebuild, tables
+from infra import copies, database, rebuild, tables
 from infra.database import Connection
 from infra.errors import Unavailable
 from infra.keyring import Keyring
@@ -70,7 +70,10 @@ SET_SCHEMA = sql.SQL("ALTER TABLE {source}.{table} SET SCHEMA {target}")
 
 
 class Swap(NamedTuple):
+    """`retired_at`: where the tables were that it put aside."""
+
     position: int
+    retired_at: int
     seconds: float
 
 
@@ -83,7 +86,11 @@ async def replay(projection: Projection, *, url: str, keyring: Keyring, progress
         await copy.index()
         await _approach(copy, progress)
         swap = await _swap_when_free(copy)
-        await rebuild.drop(copy.writer.connection, schema)
+        connection = copy.writer.connection
+        await rebuild.drop(connection, schema)
+        # They will not follow the log to the deletions of accounts that were still ahead.
+        retired = retired_schema(projection)
+        await copies.forget_since(connection, projection, retired, after=swap.retired_at)
         return swap
 
 
@@ -109,6 +116,8 @@ async def as_of(
             await _drop_tables(connection, projection, schema)
             await _move(connection, projection, scratch, schema)
         await rebuild.drop(connection, scratch)
+        # Who was deleted while it was made, was forgotten before its last rows were written.
+        await copies.forget_since(connection, projection, schema, after=until)
         return copy.position
 
 
@@ -138,8 +147,8 @@ async def _swap_when_free(copy: Rebuild) -> Swap:
         began = monotonic()
         try:
             async with connection.transaction():
-                position = await _swap(copy)
-            return Swap(position, monotonic() - began)
+                position, retired_at = await _swap(copy)
+            return Swap(position, retired_at, monotonic() - began)
         except psycopg.errors.LockNotAvailable:
             await asyncio.sleep(SWAP_RETRY_SECONDS)
     raise Unavailable(
@@ -147,7 +156,7 @@ async def _swap_when_free(copy: Rebuild) -> Swap:
     )
 
 
-async def _swap(copy: Rebuild) -> int:
+async def _swap(copy: Rebuild) -> tuple[int, int]:
     connection, projection = copy.writer.connection, copy.projection
     await database.set_timeout(connection, "lock_timeout", SWAP_LOCK_TIMEOUT_MS, is_local=True)
     cursor = await connection.execute(LOCK_LIVE_CHECKPOINT, (projection.name,))
@@ -162,7 +171,7 @@ async def _swap(copy: Rebuild) -> int:
     await _move(connection, projection, copy.schema, "public")
     await connection.execute(MOVE_LIVE_CHECKPOINT, (position, projection.name))
     await connection.execute(FORGET_FAILURE, (projection.name,))
-    return position
+    return position, row[0]
 
 
 async def _move(connection: Connection, projection: Projection, source: str, target: str) -> None:

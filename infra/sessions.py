@@ -83,6 +83,16 @@ END_OTHERS = """
     RETURNING id::text
 """
 
+# With the names of the devices, also of those that had ended.
+END_ALL = """
+    UPDATE sessions
+    SET ended_at = coalesce(ended_at, clock_timestamp()),
+        device_name = NULL
+    WHERE user_id = %(user_id)s AND ended_at IS NULL
+        OR user_id = %(user_id)s AND ended_at IS NOT NULL AND device_name IS NOT NULL
+    RETURNING id::text
+"""
+
 LIST = """
     SELECT
         id::text,
@@ -270,7 +280,11 @@ class Sessions:
         """Ends all of the user's sessions but this one."""
         return await self._end(END_OTHERS, (user_id, session_id))
 
-    async def _end(self, statement: Any, arguments: tuple[Any, ...]) -> bool:
+    async def end_all(self, user_id: UserId) -> bool:
+        """For a deleted account: nothing of it is kept but when its sessions were."""
+        return await self._end(END_ALL, {"user_id": user_id})
+
+    async def _end(self, statement: Any, arguments: Any) -> bool:
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(statement, arguments)).fetchall()
         self._ended.add([session_id for (session_id,) in rows])

@@ -10,6 +10,7 @@ refused, so a typo can not pass silently. Where the servers' addresses are not s
 
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ PREFIX = "MESSENGER_"
 RUN_FILE = "run.json"
 PRODUCTION_BCRYPT_ROUNDS = 12
 SECRET_CHARACTERS_MIN = 32
+WHOLE_BATCH_COMMANDS = 500  # a burst that is less would refuse the largest batch for ever
 
 S3 = ("s3_endpoint", "s3_access_key", "s3_secret_key")
 DATABASE = ("database_url",)
@@ -49,6 +51,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     bcrypt_rounds: int
     rate_limits: bool
+    rate_limit_user_per_second: float
+    rate_limit_user_burst: int
+    rate_limit_address_per_second: float
+    rate_limit_address_burst: int
+    rate_limit_password_per_second: float
+    rate_limit_password_burst: int
+    trusted_proxies: str | None
     access_token_seconds: int
     refresh_token_seconds: int
     login_failures_per_account: int
@@ -239,7 +248,7 @@ def _whole(low: int, high: int) -> Kind:
     return Kind(f"a whole number from {low} to {high}", parse)
 
 
-def _seconds(low: float, high: float) -> Kind:
+def _number(low: float, high: float) -> Kind:
     def parse(text: str) -> float:
         if not low <= float(text) <= high:
             raise ValueError
@@ -285,10 +294,17 @@ def _bucket(text: str) -> str:
     return text
 
 
+def _networks(text: str) -> str:
+    """As uvicorn takes them: it would hold what is none for a host's name."""
+    return ",".join(str(ip_network(part.strip())) for part in text.split(","))
+
+
 _DATABASE_URL = _url("postgresql", "postgres", needs_path=True)
 _KEY = _text("1 to 256 printable characters", 1, 256)
 _SECRET = _text(f"{SECRET_CHARACTERS_MIN} or more characters", SECRET_CHARACTERS_MIN, 1024)
 _COUNT = _whole(1, 1_000_000)
+_RATE = _number(0.001, 1_000_000)
+_BURST = _whole(WHOLE_BATCH_COMMANDS, 1_000_000)
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -322,6 +338,32 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("port", _whole(0, 65535), "8080", "where the API listens; 0 takes a free one"),
     Setting("bcrypt_rounds", _whole(4, 16), "12", "cost of a password hash", "log2 of rounds"),
     Setting("rate_limits", Kind("on or off", _switch), "on", "whether limits are enforced"),
+    Setting("rate_limit_user_per_second", _RATE, "50", "one user, in the long run", "requests/s"),
+    Setting("rate_limit_user_burst", _BURST, "1000", "one user, at once", "requests"),
+    Setting(
+        "rate_limit_address_per_second", _RATE, "200", "one address, in the long run", "requests/s"
+    ),
+    Setting("rate_limit_address_burst", _BURST, "4000", "one address, at once", "requests"),
+    Setting(
+        "rate_limit_password_per_second",
+        _RATE,
+        "5",
+        "one address, requests with a password, in the long run",
+        "requests/s",
+    ),
+    Setting(
+        "rate_limit_password_burst",
+        _COUNT,
+        "1000",
+        "one address, requests with a password, at once",
+        "requests",
+    ),
+    Setting(
+        "trusted_proxies",
+        Kind("addresses or networks like 10.0.0.0/8, several with commas", _networks),
+        None,
+        "whose X-Forwarded-For is believed: the client is its last address that is none of them",
+    ),
     Setting("access_token_seconds", _whole(1, 86_400), "900", "life of an access token", "s"),
     Setting(
         "refresh_token_seconds", _whole(1, 31_536_000), "2592000", "life of a refresh token", "s"
@@ -330,10 +372,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("login_failures_per_address", _COUNT, "100", "wrong passwords per window", "failures"),
     Setting("login_window_seconds", _whole(1, 86_400), "900", "the window of these two", "s"),
     Setting(
-        "read_wait_seconds", _seconds(0, 60), "5", "how long a query waits for its position", "s"
+        "read_wait_seconds", _number(0, 60), "5", "how long a query waits for its position", "s"
     ),
     Setting(
-        "ready_lag_seconds", _seconds(0.1, 3600), "30", "lag that makes a process not ready", "s"
+        "ready_lag_seconds", _number(0.1, 3600), "30", "lag that makes a process not ready", "s"
     ),
     Setting(
         "append_queue_limit", _COUNT, "4096", "commands that may wait in one process", "commands"

@@ -4,7 +4,7 @@
 status with nothing else to write but the migration of its tables.
 """
 
-from projections import chats, contacts, delivery, messages, reactions, unread, users
+from projections import chats, contacts, delivery, messages, reactions, search, unread, users
 from projections.projection import Projection
 
 PROJECTIONS: tuple[Projection, ...] = (
@@ -15,6 +15,7 @@ PROJECTIONS: tuple[Projection, ...] = (
     reactions.PROJECTION,
     delivery.PROJECTION,
     unread.PROJECTION,
+    search.PROJECTION,
 )
 BY_NAME = {projection.name: projection for projection in PROJECTIONS}
 NAMES = tuple(BY_NAME)

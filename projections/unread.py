@@ -2,8 +2,9 @@
 entity 9).
 
 A row is there while its message is unread by an active participant. Leaving a chat takes its
-rows away, as do the deletion of the message, of the group and of the account. A row that comes and goes within one batch is never written. The counter beside
-them makes counting O(1) and always equals the rows.
+rows away, as do the deletion of the message, of the group and of the account. A row that comes
+and goes within one batch is never written. The counter beside them makes counting O(1) and
+always equals the rows.
 """
 
 from collections.abc import Sequence
@@ -80,8 +81,7 @@ COUNT_GONE: LiteralString = """    less AS (
 """
 
 # Everything up to the mark goes.
-DELETE_READ = (
-    """
+GONE_READ = """
     WITH gone AS (
         DELETE FROM unread_messages AS u
         USING json_to_recordset(%(marks)s) AS r (chat_id uuid, user_id uuid, up_to bigint)
@@ -89,11 +89,10 @@ DELETE_READ = (
         RETURNING u.user_id, u.chat_id
     ),
 """
-    + COUNT_GONE
-)
 
-DELETE_DELETED = (
-    """
+DELETE_READ = GONE_READ + COUNT_GONE
+
+GONE_DELETED = """
     WITH gone AS (
         DELETE FROM unread_messages AS u
         USING json_to_recordset(%(deleted)s) AS r (chat_id uuid, position bigint),
@@ -105,12 +104,11 @@ DELETE_DELETED = (
         RETURNING u.user_id, u.chat_id
     ),
 """
-    + COUNT_GONE
-)
+
+DELETE_DELETED = GONE_DELETED + COUNT_GONE
 
 # What comes later in groups that they have not been taken out of yet, stays until then.
-DELETE_OF_USERS = (
-    """
+GONE_OF_USERS = """
     WITH gone AS (
         DELETE FROM unread_messages AS u
         USING json_to_recordset(%(users)s) AS r (user_id uuid, position bigint)
@@ -118,8 +116,8 @@ DELETE_OF_USERS = (
         RETURNING u.user_id, u.chat_id
     ),
 """
-    + COUNT_GONE
-)
+
+DELETE_OF_USERS = GONE_OF_USERS + COUNT_GONE
 
 INSERT_UNREAD = """
     WITH marks AS MATERIALIZED (

@@ -18,6 +18,7 @@ from domain.user import (
     ProfileUpdated,
     StatusChanged,
     UserRegistered,
+    erased_username,
 )
 from projections.projection import Projection, Row, Statement, Step
 
@@ -163,7 +164,7 @@ def _change(
 def _registered(event: UserRegistered, at: datetime) -> dict[str, Any]:
     return {
         "id": event.user_id,
-        "username": event.username or _erased_username(event.user_id),
+        "username": event.username or erased_username(event.user_id),
         "password_hash": event.password_hash or ERASED_PASSWORD,
         "display_name": event.display_name or ERASED_NAME,
         "avatar_url": None,
@@ -173,14 +174,10 @@ def _registered(event: UserRegistered, at: datetime) -> dict[str, Any]:
     }
 
 
-def _erased_username(user_id: UserId) -> str:
-    return f"deleted_{user_id.replace('-', '')}"
-
-
 def _deleted(event: AccountDeleted, at: datetime) -> Row:
     return {
         "id": event.user_id,
-        "username": _erased_username(event.user_id),
+        "username": erased_username(event.user_id),
         "password_hash": ERASED_PASSWORD,
         "display_name": ERASED_NAME,
         "updated_at": at,

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from domain import chat, event, message, receipt, user
+from domain import chat, contact, event, message, receipt, user
 from domain.event import Recorded
 
 Row = dict[str, Any]
@@ -23,9 +23,11 @@ Rows = dict[tuple[Any, ...], Row]
 
 KEYS: dict[str, tuple[str, ...]] = {
     "users": ("id",),
+    "contacts": ("user_id", "contact_id"),
     "chats": ("id",),
     "chat_participants": ("chat_id", "user_id"),
     "messages": ("id",),
+    "message_reactions": ("message_id", "user_id", "emoji"),
     "message_delivery": ("message_id", "user_id"),
     "unread_messages": ("user_id", "message_id"),
     "unread_counts": ("user_id", "chat_id"),
@@ -37,6 +39,8 @@ SYSTEM_SENTENCES = {
     "member_left": "left the group",
     "group_renamed": "renamed the group",
     "ownership_transferred": "owns the group now",
+    "admin_appointed": "is an admin now",
+    "admin_dismissed": "is no admin any more",
 }
 
 ALL_ROWS: LiteralString = "SELECT * FROM {schema}.{table}"
@@ -46,14 +50,21 @@ def pair_id(first: str, second: str) -> str:
     return str(UUID(bytes=hashlib.md5(UUID(first).bytes + UUID(second).bytes).digest()))
 
 
+def reaction_id(message_id: str, user_id: str, emoji: str) -> str:
+    text = message_id + user_id + emoji
+    return str(UUID(bytes=hashlib.md5(text.encode()).digest()))
+
+
 class Model:
     """`take` events in log order; then `tables`."""
 
     def __init__(self) -> None:
         self.users: Rows = {}
+        self.contacts: Rows = {}
         self.chats: Rows = {}
         self.participants: Rows = {}
         self.messages: Rows = {}
+        self.reactions: Rows = {}
         self.delivery: Rows = {}
         self.unread: Rows = {}
         self.lengths: dict[str, int] = {}
@@ -61,9 +72,11 @@ class Model:
     def tables(self) -> dict[str, Rows]:
         return {
             "users": self.users,
+            "contacts": self.contacts,
             "chats": self.chats,
             "chat_participants": self.participants,
             "messages": self.messages,
+            "message_reactions": self.reactions,
             "message_delivery": self.delivery,
             "unread_messages": self.unread,
             "unread_counts": self._counts(),
@@ -83,10 +96,14 @@ class Model:
                 self._user(happened, at)
             case chat.ChatEvent():
                 self._chat(happened, at)
+            case contact.ContactEvent():
+                self._contact(happened)
             case message.MessageSent():
                 self._sent(happened, at, position)
             case message.SystemMessageSent():
                 self._told(happened, at, position)
+            case message.MessageEvent():
+                self._changed(happened, at)
             case receipt.ReceiptEvent():
                 self._marked(happened, at)
             case _:
@@ -117,16 +134,69 @@ class Model:
                 row = self.users[(happened.user_id,)]
                 row["password_hash"] = happened.password_hash
                 row["updated_at"] = at
+            case user.StatusChanged():
+                self.users[(happened.user_id,)]["status"] = happened.status
+                self._seen(happened.user_id, at)
+            case user.AccountDeleted():
+                self._deleted(happened, at)
+            case _:
+                raise AssertionError(f"the model does not know {happened}")
+
+    def _deleted(self, deleted: user.AccountDeleted, at: datetime) -> None:
+        self.users[(deleted.user_id,)].update(
+            username="deleted_" + UUID(deleted.user_id).hex,
+            password_hash="!",
+            display_name="[Deleted User]",
+            avatar_url=None,
+            status="offline",
+            last_seen=None,
+            updated_at=at,
+        )
+        for key, row in list(self.unread.items()):
+            if row["user_id"] == deleted.user_id:
+                del self.unread[key]
+        for row in self.messages.values():
+            if deleted.erase_messages and row["sender_id"] == deleted.user_id:
+                row["content"] = "[Deleted]"
+                row["metadata"] = {}
 
     def _seen(self, user_id: str, at: datetime) -> None:
         row = self.users.get((user_id,))
         if row is not None and (row["last_seen"] is None or row["last_seen"] < at):
             row["last_seen"] = at
 
+    # --------------------------------------------------------------------------- contacts
+
+    def _contact(self, happened: contact.ContactEvent) -> None:
+        standing = happened.standing
+        for mine, other in (
+            (happened.user_id, happened.contact_id),
+            (happened.contact_id, happened.user_id),
+        ):
+            self.contacts.pop((mine, other), None)
+            row = {
+                "id": pair_id(mine, other),
+                "user_id": mine,
+                "contact_id": other,
+                "requested_by": standing.requested_by,
+                "created_at": standing.requested_at,
+                "accepted_at": standing.accepted_at,
+            }
+            if standing.requested_by is not None:
+                row["status"] = "accepted" if standing.accepted_at else "pending"
+                self.contacts[mine, other] = row
+            if mine in standing.blocked_at:
+                row["status"] = "blocked"
+                row["requested_by"] = standing.requested_by or mine
+                row["created_at"] = standing.requested_at or standing.blocked_at[mine]
+                self.contacts[mine, other] = row
+
     # ------------------------------------------------------------------------------ chats
 
     def _chat(self, happened: chat.ChatEvent, at: datetime) -> None:
         match happened:
+            case chat.DirectChatOpened():
+                self._opened(happened, at)
             case chat.GroupCreated():
                 self._created(happened, at)
             case chat.MembersAdded():
@@ -144,12 +214,35 @@ class Model:
                 row = self.chats[(happened.chat_id,)]
                 row["is_deleted"] = True
                 row["updated_at"] = at
+                for key, unread in list(self.unread.items()):
+                    if unread["chat_id"] == happened.chat_id:
+                        del self.unread[key]
+            case chat.RoleChanged():
+                self.participants[happened.chat_id, happened.user_id]["role"] = happened.role
             case chat.OwnershipTransferred():
                 row = self.chats[(happened.chat_id,)]
                 row["owner_id"] = happened.to_id
                 row["updated_at"] = at
                 self.participants[happened.chat_id, happened.from_id]["role"] = "member"
                 self.participants[happened.chat_id, happened.to_id]["role"] = "owner"
+            case _:
+                raise AssertionError(f"the model does not know {happened}")
+
+    def _opened(self, opened: chat.DirectChatOpened, at: datetime) -> None:
+        self.chats[(opened.chat_id,)] = {
+            "id": opened.chat_id,
+            "type": "direct",
+            "name": None,
+            "slug": opened.slug,
+            "avatar_url": None,
+            "owner_id": None,
+            "created_at": at,
+            "updated_at": at,
+            "last_message_at": None,
+            "is_deleted": False,
+        }
+        for user_id in opened.user_ids:
+            self._joins(opened.chat_id, user_id, "member", at)
 
     def _created(self, created: chat.GroupCreated, at: datetime) -> None:
         self.chats[(created.chat_id,)] = {
@@ -190,18 +283,56 @@ class Model:
     # --------------------------------------------------------------------------- messages
 
     def _sent(self, sent: message.MessageSent, at: datetime, position: int) -> None:
-        metadata = {}
-        if sent.formatting:
-            metadata["formatting"] = {
-                style: [list(pair) for pair in ranges] for style, ranges in sent.formatting.items()
-            }
-        self._message(sent, sent.sender_id, sent.content, "text", metadata, at, position)
+        content, metadata = self._text(sent)
+        self._message(sent, sent.sender_id, content, "text", metadata, at, position)
         self.messages[(sent.message_id,)]["reply_to_id"] = sent.reply_to_id
         self._seen(sent.sender_id, at)
         for chat_id, user_id in list(self.participants):
             is_active = self.participants[chat_id, user_id]["left_at"] is None
             if chat_id == sent.chat_id and user_id != sent.sender_id and is_active:
                 self._receives(sent, user_id, at, position)
+
+    def _text(self, said: message.MessageSent | message.MessageEdited) -> tuple[str, Row]:
+        """What is left of a text whose key was destroyed says nothing of it."""
+        if said.content is None:
+            return "[Deleted]", {}
+        if not said.formatting:
+            return said.content, {}
+        formatting = {
+            style: [list(pair) for pair in ranges] for style, ranges in said.formatting.items()
+        }
+        return said.content, {"formatting": formatting}
+
+    def _changed(self, happened: message.MessageEvent, at: datetime) -> None:
+        row = self.messages[(happened.message_id,)]
+        match happened:
+            case message.MessageEdited():
+                row["content"], row["metadata"] = self._text(happened)
+                row["is_edited"] = True
+                row["edited_at"] = at
+            case message.MessageDeleted():
+                row["content"] = "[Deleted]"
+                row["metadata"] = {}
+                row["is_deleted"] = True
+                row["deleted_at"] = at
+                for key in [key for key in self.reactions if key[0] == happened.message_id]:
+                    del self.reactions[key]
+                for key in [key for key in self.unread if key[1] == happened.message_id]:
+                    del self.unread[key]
+            case message.ReactionAdded():
+                key = (happened.message_id, happened.user_id, happened.emoji)
+                assert key not in self.reactions
+                self.reactions[key] = {
+                    "id": reaction_id(*key),
+                    "message_id": happened.message_id,
+                    "user_id": happened.user_id,
+                    "emoji": happened.emoji,
+                    "created_at": at,
+                }
+            case message.ReactionRemoved():
+                del self.reactions[happened.message_id, happened.user_id, happened.emoji]
+            case _:
+                raise AssertionError(f"the model does not know {happened}")
 
     def _told(self, told: message.SystemMessageSent, at: datetime, position: int) -> None:
         system: Row = {

@@ -151,13 +151,14 @@ COMMAND_FILES = [
 def test_every_command_file_is_in_the_table_under_its_name() -> None:
     table = {
         handler.name: (handler.command.__name__, handler.decide.__module__)
-        for handler in commands.HANDLERS
+        for handler in (*commands.HANDLERS, *commands.INTERNAL)
     }
     assert table == {
         path.stem.replace("_", "-"): (camel(path.stem), f"commands.{path.stem}")
         for path in COMMAND_FILES
     }
-    assert len(commands.BY_NAME) == len(commands.BY_TYPE) == len(commands.HANDLERS)
+    assert len(commands.BY_NAME) == len(commands.HANDLERS)
+    assert len(commands.BY_TYPE) == len(commands.HANDLERS) + len(commands.INTERNAL)
 
 
 def test_every_command_there_is_is_in_the_table() -> None:

@@ -1,24 +1,24 @@
 """Chats: the caller's active ones (last message first), one of them, its participants."""
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 from uuid import UUID
 
 import msgspec
 
-from api.operations import Call, Operation, Parameter
-from api.queries.messages import USED as USED_BY_MESSAGES
+from api.operations import Call, Operation
+from api.queries import messages, users
 from api.queries.messages import Message, messages_by_id
+from api.queries.paging import CURSOR, FIRST_PAGE, Cursor, read_cursor, write_cursor
 from api.queries.query import Query, Time, id_parameter, operation, whole_parameter
-from api.queries.users import User
+from api.queries.users import User, user_of
 from api.read_models import Snapshot
-from domain.refusals import Invalid, NotFound
+from domain.refusals import NotFound
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
 
-MINE = """
+# What is shown of the chat `c` to its participant `p`, where `JOINS` adds to it.
+SELECT_CHAT: LiteralString = """
     SELECT
         c.id,
         c.type,
@@ -29,61 +29,94 @@ MINE = """
         c.created_at,
         c.updated_at,
         c.last_message_at,
-        p.role AS my_role,
-        coalesce(u.count, 0) AS unread_count,
-        s.last_message_id
-    FROM chat_participants AS p
-    JOIN chats AS c ON c.id = p.chat_id
-    LEFT JOIN unread_counts AS u ON u.user_id = p.user_id AND u.chat_id = p.chat_id
-    LEFT JOIN chat_sequences AS s ON s.chat_id = p.chat_id
-    WHERE p.user_id = %(caller)s
-        AND p.left_at IS NULL
-        AND NOT c.is_deleted
-        AND (coalesce(c.last_message_at, c.created_at), c.id) < (%(before)s, %(before_id)s)
+        c.my_role,
+        coalesce(counted.count, 0) AS unread_count,
+        said.last_message_id,
+        other.user_id,
+"""
+
+# One count by its whole key: joined, all of the caller's may be gone through for each chat. The
+# other of a direct chat: of a group, the null finds none of its members.
+JOINS: LiteralString = """
+    LEFT JOIN LATERAL (
+        SELECT count
+        FROM unread_counts
+        WHERE user_id = %(caller)s AND chat_id = c.id
+        LIMIT 1
+    ) AS counted ON true
+    LEFT JOIN chat_sequences AS said ON said.chat_id = c.id
+    LEFT JOIN chat_participants AS other
+        ON other.chat_id = CASE WHEN c.type = 'direct' THEN c.id END
+        AND other.user_id <> %(caller)s
+    LEFT JOIN users AS u ON u.id = other.user_id
+"""
+
+# The page first, then what is shown with it.
+MINE = (
+    SELECT_CHAT
+    + users.SHOWN
+    + """
+    FROM (
+        SELECT
+            one.*,
+            p.role AS my_role
+        FROM chat_participants AS p
+        JOIN chats AS one ON one.id = p.chat_id
+        WHERE p.user_id = %(caller)s
+            AND p.left_at IS NULL
+            AND NOT one.is_deleted
+            AND (coalesce(one.last_message_at, one.created_at), one.id)
+                < (%(before)s, %(before_id)s)
+        ORDER BY coalesce(one.last_message_at, one.created_at) DESC, one.id DESC
+        LIMIT %(limit)s
+    ) AS c
+"""
+    + JOINS
+    + users.BLOCK
+    + """
     ORDER BY coalesce(c.last_message_at, c.created_at) DESC, c.id DESC
-    LIMIT %(limit)s
 """
+)
 
-ONE = """
-    SELECT
-        c.id,
-        c.type,
-        c.name,
-        c.slug,
-        c.avatar_url,
-        c.owner_id,
-        c.created_at,
-        c.updated_at,
-        c.last_message_at,
-        p.role AS my_role,
-        coalesce(u.count, 0) AS unread_count,
-        s.last_message_id
-    FROM chat_participants AS p
-    JOIN chats AS c ON c.id = p.chat_id
-    LEFT JOIN unread_counts AS u ON u.user_id = p.user_id AND u.chat_id = p.chat_id
-    LEFT JOIN chat_sequences AS s ON s.chat_id = p.chat_id
-    WHERE p.user_id = %(caller)s
-        AND p.chat_id = %(chat_id)s
-        AND p.left_at IS NULL
-        AND NOT c.is_deleted
+ONE = (
+    SELECT_CHAT
+    + users.SHOWN
+    + """
+    FROM (
+        SELECT
+            one.*,
+            p.role AS my_role
+        FROM chat_participants AS p
+        JOIN chats AS one ON one.id = p.chat_id
+        WHERE p.user_id = %(caller)s
+            AND p.chat_id = %(chat_id)s
+            AND p.left_at IS NULL
+            AND NOT one.is_deleted
+    ) AS c
 """
+    + JOINS
+    + users.BLOCK
+)
 
-# Nothing for who is not in the chat; who is, sees at least themselves.
-PARTICIPANTS = """
+SELECT_PARTICIPANT: LiteralString = """
     SELECT
         p.role,
         p.joined_at,
-        p.user_id AS id,
-        coalesce(u.username, '') AS username,
-        u.display_name,
-        u.avatar_url,
-        coalesce(u.status, 'offline') AS status,
-        u.last_seen,
-        coalesce(u.created_at, p.joined_at) AS created_at
+        p.user_id,
+"""
+
+# Nothing for who is not in the chat; who is, sees at least themselves.
+PARTICIPANTS = (
+    SELECT_PARTICIPANT
+    + users.SHOWN
+    + """
     FROM chat_participants AS me
     JOIN chats AS c ON c.id = me.chat_id
     JOIN chat_participants AS p ON p.chat_id = me.chat_id
     LEFT JOIN users AS u ON u.id = p.user_id
+"""
+    + users.BLOCK
+    + """
     WHERE me.chat_id = %(chat_id)s
         AND me.user_id = %(caller)s
         AND me.left_at IS NULL
@@ -91,11 +124,14 @@ PARTICIPANTS = """
         AND p.left_at IS NULL
     ORDER BY p.joined_at, p.user_id
 """
+)
 
 Role = Literal["owner", "admin", "member"]
 
 
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
+    """`peer` is the other of a direct chat, and null in a group."""
+
     id: UUID
     type: Literal["direct", "group"]
     name: str | None
@@ -108,6 +144,7 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     my_role: Role
     unread_count: int
     last_message: Message | None
+    peer: User | None
 
 
 class Chats(msgspec.Struct, frozen=True):
@@ -125,30 +162,13 @@ class Participants(msgspec.Struct, frozen=True):
     items: list[Participant]
 
 
-class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """The last chat of a page: the next one begins after it."""
-
-    before: Time
-    before_id: UUID
-
-
-FIRST_PAGE = Cursor(datetime.fromisoformat("9999-12-31T00:00:00Z"), UUID(int=2**128 - 1))
-
-
 async def chats(call: Call, snapshot: Snapshot) -> Chats:
     limit = call.inbound.whole("limit", default=DEFAULT_LIMIT, low=1, high=MAX_LIMIT)
-    cursor = _read_cursor(call.inbound.parameters.get("cursor"))
-    arguments: dict[str, Any] = {
-        "caller": call.caller.user_id,
-        "before": cursor.before,
-        "before_id": cursor.before_id,
-        "limit": limit + 1,
-    }
-    rows = await snapshot.rows(MINE, arguments)
-    page = rows[:limit]
-    items = await _with_last_messages(page, call, snapshot)
-    has_more = len(rows) > limit
-    return Chats(items, _write_cursor(items[-1]) if has_more else None)
+    return await _page(call.caller.user_id, read_cursor(call), limit, snapshot)
+
+
+async def first_chats(caller: str, limit: int, snapshot: Snapshot) -> Chats:
+    return await _page(caller, FIRST_PAGE, limit, snapshot)
 
 
 async def chat(call: Call, snapshot: Snapshot) -> Chat:
@@ -156,7 +176,7 @@ async def chat(call: Call, snapshot: Snapshot) -> Chat:
     rows = await snapshot.rows(ONE, arguments)
     if not rows:
         raise NotFound("there is no such chat")
-    return (await _with_last_messages(rows, call, snapshot))[0]
+    return (await _with_last_messages(rows, call.caller.user_id, snapshot))[0]
 
 
 async def participants(call: Call, snapshot: Snapshot) -> Participants:
@@ -164,43 +184,46 @@ async def participants(call: Call, snapshot: Snapshot) -> Participants:
     rows = await snapshot.rows(PARTICIPANTS, arguments)
     if not rows:
         raise NotFound("there is no such chat")
-    return Participants(
-        [
-            Participant(role=row.pop("role"), joined_at=row.pop("joined_at"), user=User(**row))
-            for row in rows
-        ]
-    )
+    return Participants([Participant(user=user_of(row, row["joined_at"]), **row) for row in rows])
+
+
+async def _page(caller: str, after: Cursor, limit: int, snapshot: Snapshot) -> Chats:
+    """Two statements, however many chats there are."""
+    arguments: dict[str, Any] = {
+        "caller": caller,
+        "before": after.before,
+        "before_id": after.before_id,
+        "limit": limit + 1,
+    }
+    rows = await snapshot.rows(MINE, arguments)
+    items = await _with_last_messages(rows[:limit], caller, snapshot)
+    return Chats(items, _next(items[-1]) if len(rows) > limit else None)
 
 
 async def _with_last_messages(
-    rows: list[dict[str, Any]], call: Call, snapshot: Snapshot
+    rows: list[dict[str, Any]], caller: str, snapshot: Snapshot
 ) -> list[Chat]:
     last_ids = [row["last_message_id"] for row in rows if row["last_message_id"] is not None]
-    messages = await messages_by_id(last_ids, call.caller.user_id, snapshot)
-    return [Chat(last_message=messages.get(row.pop("last_message_id")), **row) for row in rows]
+    found = await messages_by_id(last_ids, caller, snapshot)
+    return [
+        Chat(last_message=found.get(row.pop("last_message_id")), peer=_peer(row), **row)
+        for row in rows
+    ]
 
 
-def _write_cursor(last: Chat) -> str:
-    cursor = Cursor(last.last_message_at or last.created_at, last.id)
-    return urlsafe_b64encode(msgspec.json.encode(cursor)).rstrip(b"=").decode()
+def _peer(row: dict[str, Any]) -> User | None:
+    found = row["user_id"] is not None
+    user = user_of(row, row["created_at"])
+    return user if found else None
 
 
-def _read_cursor(text: str | None) -> Cursor:
-    if text is None:
-        return FIRST_PAGE
-    try:
-        padding = "=" * (-len(text) % 4)
-        return msgspec.json.decode(urlsafe_b64decode(text + padding), type=Cursor)
-    except (ValueError, RecursionError):
-        raise Invalid("this is no cursor that was given out", field="cursor") from None
+def _next(last: Chat) -> str:
+    return write_cursor(Cursor(last.last_message_at or last.created_at, last.id))
 
 
 CHAT_ID = id_parameter("chat_id", "A chat that the caller is in.")
 LIMIT = whole_parameter("limit", f"Default {DEFAULT_LIMIT}.", low=1, high=MAX_LIMIT)
-CURSOR = Parameter(
-    "cursor", "query", {"type": "string", "maxLength": 200}, "The `next_cursor` of a page before."
-)
-USED = (*USED_BY_MESSAGES, "unread")
+USED = (*messages.USED, "contacts", "unread")
 
 OPERATIONS: tuple[Operation, ...] = tuple(
     operation(query)
@@ -212,7 +235,7 @@ OPERATIONS: tuple[Operation, ...] = tuple(
             "participants",
             "Who is in a chat",
             participants,
-            ("chats", "users"),
+            ("chats", "contacts", "users"),
             Participants,
             (CHAT_ID,),
         ),

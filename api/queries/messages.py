@@ -1,12 +1,12 @@
 """Messages: a chat's history in pages, and one by id.
 
 A message is shown as contract.md's section 3 has it. Names are joined at read, so they are
-those of the day; how far a message got is counted for the caller's own, all of a page in one
-statement.
+those of the day; what was reacted, and how far the caller's own got, comes with each row: a
+page is one statement.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 from uuid import UUID
 
 import msgspec
@@ -33,8 +33,8 @@ MEMBERSHIP = """
         AND NOT c.is_deleted
 """
 
-# The page first, then what is shown with it.
-BEFORE = """
+# What is shown of the message `m`, in one row: where `JOINS` adds to it.
+SELECT_MESSAGE: LiteralString = """
     SELECT
         m.id,
         m.chat_id,
@@ -54,130 +54,121 @@ BEFORE = """
         m.edited_at,
         m.is_deleted,
         m.deleted_at,
-        m.created_at
-    FROM (
+        m.created_at,
+        reactions.items AS reactions,
+        delivery.recipients,
+        delivery.delivered,
+        delivery.read
+"""
+
+# A reply is found through the places, so it is looked for in its own partition only. How far
+# a message got is counted for the caller's own: of the others, the null finds nothing at all.
+JOINS: LiteralString = """
+    LEFT JOIN users AS sender ON sender.id = m.sender_id
+    LEFT JOIN message_places AS place ON place.id = m.reply_to_id
+    LEFT JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
+    LEFT JOIN users AS reply_sender ON reply_sender.id = reply.sender_id
+    LEFT JOIN LATERAL (
+        SELECT json_agg(
+            json_build_object('emoji', emoji, 'count', count, 'me', me) ORDER BY first_at, emoji
+        ) AS items
+        FROM (
+            SELECT
+                emoji,
+                count(*) AS count,
+                bool_or(user_id = %(caller)s) AS me,
+                min(created_at) AS first_at
+            FROM message_reactions
+            WHERE message_id = m.id
+            GROUP BY emoji
+        ) AS grouped
+    ) AS reactions ON true
+    LEFT JOIN LATERAL (
         SELECT
-            id,
-            chat_id,
-            seq,
-            position,
-            sender_id,
-            content,
-            content_type,
-            metadata,
-            reply_to_id,
-            is_edited,
-            edited_at,
-            is_deleted,
-            deleted_at,
-            created_at
-        FROM messages
-        WHERE chat_id = %(chat_id)s AND seq < %(seq)s
+            count(*) AS recipients,
+            count(*) FILTER (WHERE status <> 'pending') AS delivered,
+            count(*) FILTER (WHERE status = 'read') AS read
+        FROM message_delivery
+        WHERE message_id = CASE WHEN m.sender_id = %(caller)s THEN m.id END
+    ) AS delivery ON true
+"""
+
+# The page first, for participants only; then what is shown with it. The inner limit is
+# MAX_LIMIT and one more: a number that the planner sees, so that it plans for a page and not
+# for a tenth of all that a chat may hold.
+BEFORE = (
+    SELECT_MESSAGE
+    + """
+    FROM (
+        SELECT *
+        FROM (
+            SELECT *
+            FROM messages
+            WHERE chat_id = %(chat_id)s
+                AND seq < %(seq)s
+                AND EXISTS (
+"""
+    + MEMBERSHIP
+    + """
+                )
+            ORDER BY seq DESC
+            LIMIT 101
+        ) AS longest
         ORDER BY seq DESC
         LIMIT %(limit)s
     ) AS m
-    LEFT JOIN users AS sender ON sender.id = m.sender_id
-    LEFT JOIN message_places AS place ON place.id = m.reply_to_id
-    LEFT JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
-    LEFT JOIN users AS reply_sender ON reply_sender.id = reply.sender_id
+"""
+    + JOINS
+    + """
     ORDER BY m.seq DESC
 """
+)
 
-AFTER = """
-    SELECT
-        m.id,
-        m.chat_id,
-        m.seq,
-        m.position,
-        m.sender_id,
-        sender.display_name AS sender_name,
-        m.content,
-        m.content_type,
-        m.metadata,
-        m.reply_to_id,
-        reply.sender_id AS reply_sender_id,
-        reply_sender.display_name AS reply_sender_name,
-        reply.content AS reply_content,
-        reply.is_deleted AS reply_is_deleted,
-        m.is_edited,
-        m.edited_at,
-        m.is_deleted,
-        m.deleted_at,
-        m.created_at
+AFTER = (
+    SELECT_MESSAGE
+    + """
     FROM (
-        SELECT
-            id,
-            chat_id,
-            seq,
-            position,
-            sender_id,
-            content,
-            content_type,
-            metadata,
-            reply_to_id,
-            is_edited,
-            edited_at,
-            is_deleted,
-            deleted_at,
-            created_at
-        FROM messages
-        WHERE chat_id = %(chat_id)s AND seq > %(seq)s
+        SELECT *
+        FROM (
+            SELECT *
+            FROM messages
+            WHERE chat_id = %(chat_id)s
+                AND seq > %(seq)s
+                AND EXISTS (
+"""
+    + MEMBERSHIP
+    + """
+                )
+            ORDER BY seq
+            LIMIT 101
+        ) AS longest
         ORDER BY seq
         LIMIT %(limit)s
     ) AS m
-    LEFT JOIN users AS sender ON sender.id = m.sender_id
-    LEFT JOIN message_places AS place ON place.id = m.reply_to_id
-    LEFT JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
-    LEFT JOIN users AS reply_sender ON reply_sender.id = reply.sender_id
+"""
+    + JOINS
+    + """
     ORDER BY m.seq
 """
+)
 
 # Through the places, so that each is looked for in its own partition only.
-BY_ID = """
-    SELECT
-        m.id,
-        m.chat_id,
-        m.seq,
-        m.position,
-        m.sender_id,
-        sender.display_name AS sender_name,
-        m.content,
-        m.content_type,
-        m.metadata,
-        m.reply_to_id,
-        reply.sender_id AS reply_sender_id,
-        reply_sender.display_name AS reply_sender_name,
-        reply.content AS reply_content,
-        reply.is_deleted AS reply_is_deleted,
-        m.is_edited,
-        m.edited_at,
-        m.is_deleted,
-        m.deleted_at,
-        m.created_at
+BY_ID = (
+    SELECT_MESSAGE
+    + """
     FROM message_places AS here
     JOIN messages AS m ON m.id = here.id AND m.created_at = here.created_at
     JOIN chat_participants AS p ON p.chat_id = here.chat_id
     JOIN chats AS c ON c.id = here.chat_id
-    LEFT JOIN users AS sender ON sender.id = m.sender_id
-    LEFT JOIN message_places AS place ON place.id = m.reply_to_id
-    LEFT JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
-    LEFT JOIN users AS reply_sender ON reply_sender.id = reply.sender_id
+"""
+    + JOINS
+    + """
     WHERE here.id = ANY (%(ids)s)
         AND p.user_id = %(caller)s
         AND p.left_at IS NULL
         AND NOT c.is_deleted
 """
-
-DELIVERY = """
-    SELECT
-        message_id,
-        count(*) AS recipients,
-        count(*) FILTER (WHERE status <> 'pending') AS delivered,
-        count(*) FILTER (WHERE status = 'read') AS read
-    FROM message_delivery
-    WHERE message_id = ANY (%(ids)s)
-    GROUP BY message_id
-"""
+)
 
 
 class Sender(msgspec.Struct, frozen=True):
@@ -247,10 +238,11 @@ async def history(call: Call, snapshot: Snapshot) -> Messages:
         "seq": seq,
         "limit": limit + 1,
     }
-    if await snapshot.row(MEMBERSHIP, arguments) is None:
-        raise NotFound("there is no such chat")
     rows = await snapshot.rows(AFTER if is_after else BEFORE, arguments)
-    messages = await _messages(rows[:limit], call.caller.user_id, snapshot)
+    if not rows and await snapshot.row(MEMBERSHIP, arguments) is None:
+        raise NotFound("there is no such chat")
+    caller = UUID(call.caller.user_id)
+    messages = [_message(row, caller) for row in rows[:limit]]
     return Messages(messages, has_more=len(rows) > limit)
 
 
@@ -269,7 +261,8 @@ async def messages_by_id(
     if not ids:
         return {}
     rows = await snapshot.rows(BY_ID, {"ids": list(ids), "caller": caller})
-    return {message.id: message for message in await _messages(rows, caller, snapshot)}
+    caller_id = UUID(caller)
+    return {row["id"]: _message(row, caller_id) for row in rows}
 
 
 def _place(call: Call) -> tuple[bool, int]:
@@ -282,22 +275,17 @@ def _place(call: Call) -> tuple[bool, int]:
     return False, call.inbound.whole("before", default=MAX_SEQ, low=0, high=MAX_SEQ)
 
 
-async def _messages(rows: list[dict[str, Any]], caller: str, snapshot: Snapshot) -> list[Message]:
-    own = [row["id"] for row in rows if str(row["sender_id"]) == caller]
-    found = await snapshot.rows(DELIVERY, {"ids": own}) if own else []
-    delivery = {row.pop("message_id"): Delivery(**row) for row in found}
-    nobody = Delivery(recipients=0, delivered=0, read=0)
-    own_ids = set(own)
-    return [
-        _message(row, delivery.get(row["id"], nobody) if row["id"] in own_ids else UNSET)
-        for row in rows
-    ]
-
-
-def _message(row: dict[str, Any], delivery: Delivery | UnsetType) -> Message:
+def _message(row: dict[str, Any], caller: UUID) -> Message:
     sender = _sender(row.pop("sender_id"), row.pop("sender_name"))
-    reply_to = _reply_to(row)
-    return Message(sender=sender, reply_to=reply_to, delivery=delivery, **row)
+    is_own = sender is not None and sender.id == caller
+    delivery = Delivery(row.pop("recipients"), row.pop("delivered"), row.pop("read"))
+    return Message(
+        sender=sender,
+        reply_to=_reply_to(row),
+        reactions=[Reaction(**reaction) for reaction in row.pop("reactions") or ()],
+        delivery=delivery if is_own else UNSET,
+        **row,
+    )
 
 
 def _reply_to(row: dict[str, Any]) -> ReplyTo | None:
@@ -315,7 +303,7 @@ def _sender(sender_id: UUID | None, display_name: str | None) -> Sender | None:
 
 
 # The participants table says who may read, the users table who they are.
-USED = ("chats", "delivery", "messages", "users")
+USED = ("chats", "delivery", "messages", "reactions", "users")
 
 PAGING: tuple[Parameter, ...] = (
     whole_parameter("before", "Only messages before this `seq`.", low=0, high=MAX_SEQ),

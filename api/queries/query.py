@@ -50,14 +50,20 @@ class Query(NamedTuple):
     problems: tuple[type[Refusal], ...] = (NotFound,)
 
 
-def operation(query: Query) -> Operation:
-    async def handle(call: Call) -> Reply:
-        async def find(snapshot: Snapshot) -> msgspec.Struct:
-            return await query.find(call, snapshot)
+async def answer(query: Query, call: Call) -> Reply:
+    async def find(snapshot: Snapshot) -> msgspec.Struct:
+        return await query.find(call, snapshot)
 
-        minimum = call.inbound.min_position
-        answer, position = await call.parts.read_models.read(query.used, minimum, find)
-        return json_reply(answer, headers=[log_position(position)])
+    minimum = call.inbound.min_position
+    found, position = await call.parts.read_models.read(query.used, minimum, find)
+    return json_reply(found, headers=[log_position(position)])
+
+
+def operation(
+    query: Query, answer: Callable[[Query, Call], Awaitable[Reply]] = answer
+) -> Operation:
+    async def handle(call: Call) -> Reply:
+        return await answer(query, call)
 
     return Operation(
         "GET",

@@ -32,7 +32,11 @@ class Unread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def unread(call: Call, snapshot: Snapshot) -> Unread:
-    rows = await snapshot.rows(COUNTS, {"caller": call.caller.user_id})
+    return await unread_of(call.caller.user_id, snapshot)
+
+
+async def unread_of(caller: str, snapshot: Snapshot) -> Unread:
+    rows = await snapshot.rows(COUNTS, {"caller": caller})
     items = [UnreadChat(**row) for row in rows]
     return Unread(chats=len(items), messages=sum(item.count for item in items), items=items)
 

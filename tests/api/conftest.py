@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.api.served import Api, serving, serving_all
+from tests.api.served import Api, Person, serving, serving_all
 
 
 @pytest.fixture
@@ -19,3 +19,10 @@ async def whole_api(database_url: str, nats_url: str) -> AsyncIterator[Api]:
     """With projectors."""
     async with serving_all(database_url, nats_url) as served:
         yield served
+
+
+@pytest.fixture
+async def people(whole_api: Api) -> tuple[Person, Person, Person]:
+    """Three who do not know each other."""
+    ann, bob, eve = [await whole_api.person(name) for name in ("ann", "bob", "eve")]
+    return ann, bob, eve

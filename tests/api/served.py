@@ -124,6 +124,8 @@ async def serving(database_url: str, nats_url: str, **changed: Any) -> AsyncIter
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(opened(settings(database_url, nats_url, **changed)))
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        # asyncio alone would not: each answer would wait 40 ms for the client's acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         server = TestServer(config(create_app(parts), host="127.0.0.1", port=0))
         running = asyncio.create_task(server.serve([listener]))
         stack.push_async_callback(_stop, server, running)

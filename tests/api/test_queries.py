@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.api.conversations import group, say
 from tests.api.served import Api, Json, Person, bearer, good, problem, serving
 from tests.infra.daemons import projecting
 
@@ -43,6 +44,7 @@ CHAT_FIELDS = {
     "my_role",
     "unread_count",
     "last_message",
+    "peer",
 }
 QUERIES = (
     "/v1/users/me",
@@ -54,27 +56,11 @@ QUERIES = (
     "/v1/chats/{id}/messages",
     "/v1/messages/{id}",
     "/v1/messages/{id}/delivery",
+    "/v1/messages/{id}/reactions",
+    "/v1/contacts",
     "/v1/unread",
+    "/v1/state",
 )
-
-
-@pytest.fixture
-async def people(whole_api: Api) -> tuple[Person, Person, Person]:
-    ann, bob, eve = [await whole_api.person(name) for name in ("ann", "bob", "eve")]
-    return ann, bob, eve
-
-
-async def group(owner: Person, *members: Person, **fields: Any) -> str:
-    ids = [member.user_id for member in members]
-    created = await owner.do("create-group", name="Friends", member_ids=ids, **fields)
-    chat_id: str = created["chat_id"]
-    return chat_id
-
-
-async def say(sender: Person, chat_id: str, *contents: str) -> list[Json]:
-    return [
-        await sender.do("send-message", chat_id=chat_id, content=content) for content in contents
-    ]
 
 
 # Users
@@ -195,6 +181,7 @@ async def test_who_left_sees_the_chat_no_more(people: tuple[Person, Person, Pers
         f"/v1/chats/{chat_id}/messages",
         f"/v1/messages/{first['message_id']}",
         f"/v1/messages/{first['message_id']}/delivery",
+        f"/v1/messages/{first['message_id']}/reactions",
     ):
         problem(await bob.look(path, position), 404, "not-found")
     assert (await bob.see("/v1/chats"))["items"] == []
@@ -381,8 +368,13 @@ async def test_ids_of_nothing_and_no_ids_are_not_found(whole_api: Api) -> None:
 async def test_limits_out_of_range_are_invalid(people: tuple[Person, Person, Person]) -> None:
     ann, bob, _ = people
     chat_id = await group(ann, bob)
-    for path in ("/v1/users", "/v1/chats", f"/v1/chats/{chat_id}/messages"):
-        for limit in ("0", "101", "-1", "x", "1.5", "", "9" * 5_000, "\u0661"):
+    for path, beyond in (
+        ("/v1/users", "101"),
+        ("/v1/chats", "101"),
+        (f"/v1/chats/{chat_id}/messages", "101"),
+        ("/v1/contacts", "501"),
+    ):
+        for limit in ("0", beyond, "-1", "x", "1.5", "", "9" * 5_000, "\u0661"):
             refused = problem(await ann.look(path, limit=limit), 400, "invalid")
             assert refused["errors"][0]["field"] == "limit"
     for name in ("before", "after"):
@@ -392,7 +384,9 @@ async def test_limits_out_of_range_are_invalid(people: tuple[Person, Person, Per
 
 
 PARAMETERS = st.dictionaries(
-    st.sampled_from(["limit", "cursor", "before", "after", "prefix", "min_position", "other"]),
+    st.sampled_from(
+        ["limit", "cursor", "before", "after", "prefix", "status", "min_position", "other"]
+    ),
     st.text(max_size=12) | st.integers().map(str),
     max_size=3,
 )

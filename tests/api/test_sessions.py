@@ -323,4 +323,5 @@ def test_an_ipv6_subscriber_counts_as_one_address() -> None:
     assert one == other == "2001:db8::/64"
     assert login_limits.network("2001:db8:0:1::1") != one
     assert login_limits.network("10.1.2.3") == "10.1.2.3"
+    assert login_limits.network("::ffff:10.1.2.3") == "10.1.2.3"
     assert login_limits.network("unknown") == "unknown"

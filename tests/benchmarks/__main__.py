@@ -11,7 +11,16 @@ from typing import Protocol
 import click
 import uvloop
 
-from tests.benchmarks import append, fan_out, harness, http_send, importing, projectors
+from tests.benchmarks import (
+    append,
+    fan_out,
+    harness,
+    http_send,
+    importing,
+    projectors,
+    queries,
+    search,
+)
 from tests.benchmarks.harness import Report, console
 
 RESULTS = Path(__file__).with_name("results.md")
@@ -27,6 +36,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "http_send": http_send.run,
     "projectors": projectors.run,
     "import": importing.run,
+    "queries": queries.run,
+    "search": search.run,
 }
 
 

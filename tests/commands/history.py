@@ -5,7 +5,7 @@ or raises the refusal. What the decision misses is fetched as the executor does 
 is made twice, from equal contexts, and must come out the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -23,13 +23,14 @@ from commands.command import (
     Versioned,
     View,
 )
-from domain.chat import GroupCreated
+from domain.chat import DirectChatOpened, GroupCreated
+from domain.contact import ContactAccepted, Standing
 from domain.event import Event, Place
-from domain.ids import ChatId, MessageId, StreamId, UserId
+from domain.ids import ChatId, MessageId, StreamId, UserId, direct_chat_id
 from domain.message import MessageSent
 from domain.refusals import Refusal
 from domain.state import aggregate_of
-from domain.user import UserRegistered
+from domain.user import AccountDeleted, UserRegistered
 
 FIRST_TIME = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 NOW = FIRST_TIME + timedelta(days=1)
@@ -85,17 +86,33 @@ def sent(number: int, by: UserId = BEN, chat: ChatId = CHAT, content: str = "hel
     return MessageSent(message_id=message_id(number), chat_id=chat, sender_id=by, content=content)
 
 
+def contact(one: UserId, other: UserId, *, blocked_by: Sequence[UserId] = ()) -> ContactAccepted:
+    """The two are contacts, `one` has asked; some of them block the other."""
+    standing = Standing(one, FIRST_TIME, FIRST_TIME, dict.fromkeys(blocked_by, FIRST_TIME))
+    return ContactAccepted(user_id=other, contact_id=one, standing=standing)
+
+
+def direct(one: UserId, other: UserId) -> DirectChatOpened:
+    pair = sorted((one, other))
+    slug = "direct-" + "-".join(pair)
+    return DirectChatOpened(chat_id=direct_chat_id(one, other), by=one, user_ids=pair, slug=slug)
+
+
+def deleted(user: UserId) -> AccountDeleted:
+    return AccountDeleted(user_id=user, erase_messages=False)
+
+
 class History:
     """Recorded events, with the states folded from them."""
 
     def __init__(self) -> None:
         self.log: list[tuple[Event, Place]] = []
         self.states: dict[StreamId, Versioned] = {}
+        self.claims: dict[tuple[str, str], StreamId] = {}
 
     def record(self, *events: Event) -> "History":
         for event in events:
-            position = len(self.log) + 1
-            place = Place(position, FIRST_TIME + timedelta(seconds=position))
+            place = self._next_place()
             version, state = self._known(event.stream)
             evolved = aggregate_of(event.stream).evolve(state, event, place)
             self.states[event.stream] = Versioned(version + 1, evolved)
@@ -110,12 +127,26 @@ class History:
         assert first == second, "a decision is a function of what it is given"
         return first
 
-    def carry_out(self, command: Command, *, by: UserId, new_id: Callable[[], str]) -> bool:
+    def carry_out(self, command: Command, *, by: UserId | None, new_id: Callable[[], str]) -> bool:
         """Decides and records; tells whether the command was accepted."""
-        decision = self.outcome(command, by=by, new_id=new_id)
-        if isinstance(decision, Refusal):
+        context = Context(by, self._next_place().recorded_at, new_id)
+        _, decision = self._decide(command, context)
+        if isinstance(decision, Refusal) or not self._claim(decision):
             return False
         self.record(*decision.events)
+        return True
+
+    def _claim(self, decision: Decision) -> bool:
+        """As the append does it: what another stream holds can't be had."""
+        if any(
+            self.claims.get((scope, value), holder) != holder
+            for scope, value, holder in decision.claims
+        ):
+            return False
+        for scope, value, holder in decision.releases:
+            if self.claims.get((scope, value)) == holder:
+                del self.claims[scope, value]
+        self.claims.update({(scope, value): holder for scope, value, holder in decision.claims})
         return True
 
     def state(self, stream: StreamId) -> Any:
@@ -130,6 +161,10 @@ class History:
         self, command: Command, *, by: UserId | None, new_id: Callable[[], str] | None = None
     ) -> Decision | Refusal:
         return self._decide(command, Context(by, NOW, new_id or _ids()))[1]
+
+    def _next_place(self) -> Place:
+        position = len(self.log) + 1
+        return Place(position, FIRST_TIME + timedelta(seconds=position))
 
     def _decide(self, command: Command, context: Context) -> tuple[View, Decision | Refusal]:
         states: dict[StreamId, Versioned] = {}

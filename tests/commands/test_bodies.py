@@ -11,6 +11,15 @@ from tests.commands.history import ANNA, BEN, CHAT, message_id
 MESSAGE = message_id(1)
 UPPER = "0000000A-0000-7000-8000-00000000000A"
 
+ABOUT_A_USER = (
+    "request-contact",
+    "accept-contact",
+    "remove-contact",
+    "block-contact",
+    "unblock-contact",
+    "open-direct-chat",
+)
+
 TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("register-user", {"username": "a_1", "password": "12345678"}),
     ("register-user", {"username": "A" * 50, "password": "12345678", "display_name": "é" * 100}),
@@ -42,6 +51,26 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ("mark-delivered", {"chat_id": CHAT, "up_to_message_id": MESSAGE}),
     ("mark-read", {"chat_id": CHAT}),
     ("mark-read", {"chat_id": CHAT, "up_to_message_id": None}),
+    ("delete-account", {"password": "12345678"}),
+    ("delete-account", {"password": "x" * 72, "erase_messages": True}),
+    *(("set-status", {"status": status}) for status in ("online", "away", "offline")),
+    *((name, {"user_id": BEN}) for name in ABOUT_A_USER),
+    ("delete-group", {"chat_id": CHAT}),
+    ("change-role", {"chat_id": CHAT, "user_id": BEN, "role": "admin"}),
+    ("change-role", {"chat_id": CHAT, "user_id": BEN, "role": "member"}),
+    ("transfer-ownership", {"chat_id": CHAT, "user_id": BEN}),
+    ("edit-message", {"message_id": MESSAGE, "content": "日" * 10_000}),
+    (
+        "edit-message",
+        {
+            "message_id": MESSAGE,
+            "content": "x",
+            "metadata": {"formatting": {"underline": [[0, 1]]}},
+        },
+    ),
+    ("delete-message", {"message_id": MESSAGE}),
+    ("add-reaction", {"message_id": MESSAGE, "emoji": "👍"}),
+    ("remove-reaction", {"message_id": MESSAGE, "emoji": ":" + "a" * 30 + ":"}),
 ]
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
@@ -92,6 +121,23 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         )
     ),
     ("mark-delivered", {"chat_id": CHAT}),
+    ("delete-account", {}),
+    ("delete-account", {"password": "12345678", "erase_messages": None}),
+    ("set-status", {"status": "invisible"}),
+    ("set-status", {"status": None}),
+    *((name, {}) for name in ABOUT_A_USER),
+    *((name, {"user_id": "ben"}) for name in ABOUT_A_USER),
+    ("change-role", {"chat_id": CHAT, "user_id": BEN, "role": "owner"}),
+    ("change-role", {"chat_id": CHAT, "user_id": BEN}),
+    ("transfer-ownership", {"chat_id": CHAT}),
+    ("edit-message", {"message_id": MESSAGE, "content": ""}),
+    ("edit-message", {"message_id": MESSAGE, "content": "x" * 10_001}),
+    ("edit-message", {"message_id": MESSAGE, "content": "x", "metadata": {"formatting": []}}),
+    ("edit-message", {"content": "x"}),
+    ("delete-message", {"message_id": None}),
+    ("add-reaction", {"message_id": MESSAGE, "emoji": ""}),
+    ("add-reaction", {"message_id": MESSAGE, "emoji": ":" + "a" * 31 + ":"}),
+    ("remove-reaction", {"message_id": MESSAGE}),
 ]
 
 

@@ -1,21 +1,25 @@
-"""create-group, update-group, add-members, remove-member, leave-group.
+"""create-group, update-group, delete-group, add-members, remove-member, leave-group, change-role,
+transfer-ownership.
 
 Rules: data-model.md, entities 3 and 4; contract.md, "Rules beyond data-model.md".
 """
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from commands.add_members import Added, AddMembers
+from commands.change_role import ChangeRole
 from commands.command import Answer, Claim, Command, Decision
 from commands.create_group import Created, CreateGroup
+from commands.delete_group import DeleteGroup
 from commands.leave_group import LeaveGroup, Left
 from commands.remove_member import RemoveMember
+from commands.transfer_ownership import TransferOwnership
 from commands.update_group import Updated, UpdateGroup
 from domain.chat import (
     MAX_PARTICIPANTS,
-    Chat,
     GroupCreated,
     GroupDeleted,
     GroupUpdated,
@@ -23,10 +27,18 @@ from domain.chat import (
     MemberRemoved,
     MembersAdded,
     OwnershipTransferred,
+    RoleChanged,
 )
-from domain.ids import MessageId, UserId, chat_stream, user_stream
+from domain.ids import (
+    MessageId,
+    UserId,
+    chat_stream,
+    contact_stream,
+    direct_chat_id,
+    user_stream,
+)
 from domain.message import SystemKind, SystemMessageSent
-from domain.refusals import Conflict, Forbidden, Invalid, NotFound
+from domain.refusals import Blocked, Conflict, Forbidden, Invalid, NotFound
 from tests.commands.history import (
     ANNA,
     BEN,
@@ -36,6 +48,9 @@ from tests.commands.history import (
     NOBODY,
     OTHER_CHAT,
     History,
+    contact,
+    deleted,
+    direct,
     given,
     group,
     new_id,
@@ -72,15 +87,15 @@ def friends(*members: UserId) -> History:
 
 
 def with_admin(history: History, admin: UserId) -> History:
-    """No command makes an admin yet; the state knows them already."""
-    stream = chat_stream(CHAT)
-    version, state = history.states[stream]
-    roles: dict[UserId, Any] = {**state.roles, admin: "admin"}
-    history.states[stream] = history.states[stream]._replace(
-        version=version,
-        state=Chat(**{f: getattr(state, f) for f in state.__struct_fields__} | {"roles": roles}),
-    )
-    return history
+    return history.record(RoleChanged(chat_id=CHAT, by=ANNA, user_id=admin, role="admin"))
+
+
+def members_of(*users: UserId) -> tuple[Claim, ...]:
+    return tuple(Claim("membership", f"{user}/{CHAT}", chat_stream(CHAT)) for user in users)
+
+
+def named(command: Command) -> str:
+    return type(command).__name__
 
 
 # create-group
@@ -101,7 +116,7 @@ def test_creating_a_group_makes_the_creator_its_owner() -> None:
             )
         ],
         Created(chat_id=CHAT, slug="Friends"),
-        claims=(Claim("slug", "friends", chat_stream(CHAT)),),
+        claims=(Claim("slug", "friends", chat_stream(CHAT)), *members_of(ANNA, BEN)),
     )
 
 
@@ -109,7 +124,7 @@ def test_a_group_without_a_slug_gets_a_random_one() -> None:
     decision = given(*people(ANNA, BEN)).when(create(BEN, chat_id=None), by=ANNA)
     slug = f"group-{new_id(1).replace('-', '')[-16:]}"
     assert decision.answer == Created(chat_id=new_id(0), slug=slug)  # type: ignore[arg-type]
-    assert [claim.value for claim in decision.claims] == [slug]
+    assert [claim.value for claim in decision.claims if claim.scope == "slug"] == [slug]
 
 
 def test_the_creator_and_repeated_members_count_once() -> None:
@@ -243,6 +258,7 @@ def test_adding_members_tells_the_chat() -> None:
             told("members_added", ANNA, DORA, CARL),
         ],
         Added(added=[DORA, CARL]),
+        claims=members_of(DORA, CARL),
     )
 
 
@@ -297,7 +313,8 @@ def test_removing_a_member_tells_the_chat() -> None:
         [
             MemberRemoved(chat_id=CHAT, by=ANNA, user_id=BEN),
             told("member_removed", ANNA, BEN),
-        ]
+        ],
+        releases=members_of(BEN),
     )
 
 
@@ -340,6 +357,7 @@ def test_a_member_leaves() -> None:
     assert friends(BEN).when(LEAVE, by=BEN) == Decision(
         [MemberLeft(chat_id=CHAT, user_id=BEN), told("member_left", BEN, BEN)],
         Left(new_owner_id=None),
+        releases=members_of(BEN),
     )
 
 
@@ -352,6 +370,7 @@ def test_the_longest_member_follows_an_owner_who_leaves() -> None:
             told("ownership_transferred", ANNA, CARL, ordinal=1),
         ],
         Left(new_owner_id=CARL),
+        releases=members_of(ANNA),
     )
 
 
@@ -382,25 +401,205 @@ def test_when_the_last_one_leaves_the_group_is_deleted_and_its_slug_free() -> No
             GroupDeleted(chat_id=CHAT, by=ANNA),
         ],
         Left(new_owner_id=None),
-        releases=(Claim("slug", "friends", chat_stream(CHAT)),),
+        releases=(*members_of(ANNA), Claim("slug", "friends", chat_stream(CHAT))),
     )
     history.record(*decision.events)
     assert history.state(chat_stream(CHAT)).is_deleted
 
 
+# delete-group
+
+DELETE = DeleteGroup(chat_id=CHAT)
+
+
+def test_the_owner_deletes_a_group_and_its_slug_is_free() -> None:
+    decision = friends(BEN, CARL).when(DELETE, by=ANNA)
+    assert decision == Decision(
+        [GroupDeleted(chat_id=CHAT, by=ANNA)],
+        releases=(Claim("slug", "friends", chat_stream(CHAT)), *members_of(ANNA, BEN, CARL)),
+    )
+
+
+def test_only_those_who_are_in_a_deleted_group_give_up_their_membership() -> None:
+    history = friends(BEN, CARL).record(MemberLeft(chat_id=CHAT, user_id=BEN))
+    releases = history.when(DELETE, by=ANNA).releases
+    assert releases[1:] == members_of(ANNA, CARL)
+
+
+# change-role
+
+
+def appoint(user: UserId) -> ChangeRole:
+    return ChangeRole(chat_id=CHAT, user_id=user, role="admin")
+
+
+def dismiss(user: UserId) -> ChangeRole:
+    return ChangeRole(chat_id=CHAT, user_id=user, role="member")
+
+
+def test_the_owner_appoints_an_admin() -> None:
+    assert friends(BEN).when(appoint(BEN), by=ANNA) == Decision(
+        [
+            RoleChanged(chat_id=CHAT, by=ANNA, user_id=BEN, role="admin"),
+            told("admin_appointed", ANNA, BEN),
+        ]
+    )
+
+
+def test_the_owner_dismisses_an_admin() -> None:
+    assert with_admin(friends(BEN), BEN).when(dismiss(BEN), by=ANNA) == Decision(
+        [
+            RoleChanged(chat_id=CHAT, by=ANNA, user_id=BEN, role="member"),
+            told("admin_dismissed", ANNA, BEN),
+        ]
+    )
+
+
+def test_a_role_that_somebody_has_is_no_event() -> None:
+    assert friends(BEN).when(dismiss(BEN), by=ANNA) == Decision([])
+    assert with_admin(friends(BEN), BEN).when(appoint(BEN), by=ANNA) == Decision([])
+
+
+@pytest.mark.parametrize("command", [appoint(ANNA), dismiss(ANNA)])
+def test_an_owner_does_not_change_their_own_role(command: ChangeRole) -> None:
+    with pytest.raises(Invalid) as refusal:
+        friends(BEN).when(command, by=ANNA)
+    assert refusal.value.field == "user_id"
+
+
+def test_only_participants_have_a_role() -> None:
+    with pytest.raises(NotFound):
+        friends(BEN).when(appoint(CARL), by=ANNA)
+    with pytest.raises(NotFound):
+        friends(BEN).record(MemberLeft(chat_id=CHAT, user_id=BEN)).when(appoint(BEN), by=ANNA)
+
+
+def test_who_rejoins_is_no_admin_any_more() -> None:
+    history = with_admin(friends(BEN), BEN).record(
+        MemberLeft(chat_id=CHAT, user_id=BEN), MembersAdded(chat_id=CHAT, by=ANNA, user_ids=[BEN])
+    )
+    with pytest.raises(Forbidden):
+        history.when(update(name="Foes"), by=BEN)
+
+
+# transfer-ownership
+
+
+def transfer(user: UserId) -> TransferOwnership:
+    return TransferOwnership(chat_id=CHAT, user_id=user)
+
+
+def test_an_owner_hands_the_group_on_and_is_an_admin_then() -> None:
+    history = friends(BEN)
+    decision = history.when(transfer(BEN), by=ANNA)
+    assert decision == Decision(
+        [
+            OwnershipTransferred(chat_id=CHAT, from_id=ANNA, to_id=BEN),
+            RoleChanged(chat_id=CHAT, by=ANNA, user_id=ANNA, role="admin"),
+            told("ownership_transferred", ANNA, BEN),
+        ]
+    )
+    history.record(*decision.events)
+    assert history.state(chat_stream(CHAT)).roles == {ANNA: "admin", BEN: "owner"}
+    assert history.state(chat_stream(CHAT)).owner_id == BEN
+
+
+def test_handing_the_group_to_oneself_is_no_event() -> None:
+    assert friends(BEN).when(transfer(ANNA), by=ANNA) == Decision([])
+
+
+def test_only_a_participant_becomes_the_owner() -> None:
+    with pytest.raises(NotFound):
+        friends(BEN).when(transfer(CARL), by=ANNA)
+
+
+def test_a_former_owner_has_an_admins_rights_only() -> None:
+    history = friends(BEN, CARL)
+    history.record(*history.when(transfer(BEN), by=ANNA).events)
+    assert history.when(remove(CARL), by=ANNA).events
+    with pytest.raises(Forbidden):
+        history.when(remove(BEN), by=ANNA)
+    with pytest.raises(Forbidden):
+        history.when(transfer(CARL), by=ANNA)
+
+
+# Blocks and deleted accounts
+
+
+def test_who_was_blocked_by_somebody_does_not_add_them() -> None:
+    history = friends(BEN).record(contact(CARL, ANNA, blocked_by=[CARL]))
+    with pytest.raises(Blocked):
+        history.when(add(DORA, CARL), by=ANNA)
+    with pytest.raises(Blocked):
+        history.when(create(BEN, CARL, chat_id=OTHER_CHAT), by=ANNA)
+    with_admin(history, BEN)
+    assert history.when(add(CARL), by=BEN).events, "the block is against Anna alone"
+
+
+def test_who_blocks_somebody_can_still_add_them() -> None:
+    history = friends(BEN).record(contact(CARL, ANNA, blocked_by=[ANNA]))
+    assert history.when(add(CARL), by=ANNA).events
+    assert history.when(create(CARL, chat_id=OTHER_CHAT), by=ANNA).events
+
+
+def test_a_block_puts_nobody_out_of_a_group_they_share() -> None:
+    history = friends(BEN).record(contact(BEN, ANNA, blocked_by=[BEN]))
+    assert history.when(add(BEN), by=ANNA) == Decision([], Added(added=[]))
+
+
+def test_a_deleted_account_is_added_nowhere() -> None:
+    history = friends(BEN).record(deleted(CARL))
+    with pytest.raises(NotFound):
+        history.when(add(CARL), by=ANNA)
+    with pytest.raises(NotFound):
+        history.when(create(BEN, CARL, chat_id=OTHER_CHAT), by=ANNA)
+
+
+def test_a_group_takes_no_id_of_a_direct_chat() -> None:
+    with pytest.raises(Invalid) as refusal:
+        given(*people(ANNA, BEN)).when(create(BEN, chat_id=direct_chat_id(BEN, CARL)), by=ANNA)
+    assert refusal.value.field == "chat_id"
+
+
 # Whom the chat exists for, and who may do what
 
-OWNERS_COMMANDS: list[Command] = [update(name="Foes"), add(CARL), remove(BEN)]
+OWNERS_COMMANDS: list[Command] = [
+    update(name="Foes"),
+    add(CARL),
+    remove(BEN),
+    DELETE,
+    appoint(BEN),
+    transfer(BEN),
+]
 ALL_COMMANDS: list[Command] = [*OWNERS_COMMANDS, LEAVE]
 
 
-@pytest.mark.parametrize("command", OWNERS_COMMANDS, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("command", [DELETE, appoint(CARL), transfer(CARL)], ids=named)
+def test_an_admin_is_no_owner(command: Command) -> None:
+    with pytest.raises(Forbidden):
+        with_admin(friends(BEN, CARL), BEN).when(command, by=BEN)
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS, ids=named)
+def test_a_direct_chat_is_no_group(command: Command) -> None:
+    opened = msgspec.structs.replace(direct(ANNA, BEN), chat_id=CHAT)
+    with pytest.raises(Forbidden):
+        given(*people(ANNA, BEN, CARL), opened).when(command, by=ANNA)
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS, ids=named)
+def test_a_deleted_account_is_in_no_group_from_that_moment(command: Command) -> None:
+    with pytest.raises(NotFound):
+        friends(BEN).record(deleted(ANNA)).when(command, by=ANNA)
+
+
+@pytest.mark.parametrize("command", OWNERS_COMMANDS, ids=named)
 def test_a_member_may_not_change_the_group(command: Command) -> None:
     with pytest.raises(Forbidden):
         friends(BEN, DORA).when(command, by=DORA)
 
 
-@pytest.mark.parametrize("command", ALL_COMMANDS, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("command", ALL_COMMANDS, ids=named)
 def test_strangers_and_former_members_find_no_chat(command: Command) -> None:
     history = friends(BEN, DORA)
     with pytest.raises(NotFound):
@@ -413,13 +612,13 @@ def test_strangers_and_former_members_find_no_chat(command: Command) -> None:
             friends(BEN, DORA).record(gone).when(command, by=DORA)
 
 
-@pytest.mark.parametrize("command", ALL_COMMANDS, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("command", ALL_COMMANDS, ids=named)
 def test_a_deleted_group_is_there_for_nobody(command: Command) -> None:
     with pytest.raises(NotFound):
         friends(BEN).record(GroupDeleted(chat_id=CHAT, by=ANNA)).when(command, by=ANNA)
 
 
-@pytest.mark.parametrize("command", ALL_COMMANDS, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("command", ALL_COMMANDS, ids=named)
 def test_what_never_was_is_not_found(command: Command) -> None:
     with pytest.raises(NotFound):
         given(*people(ANNA, BEN), group(BEN, chat=OTHER_CHAT)).when(command, by=ANNA)
@@ -428,13 +627,23 @@ def test_what_never_was_is_not_found(command: Command) -> None:
 # What the append guards
 
 
-def test_adding_guards_the_chat_and_the_newcomers() -> None:
-    assert friends(BEN).used(add(CARL), by=ANNA) == {chat_stream(CHAT): 1, user_stream(CARL): 1}
+def test_adding_guards_the_chat_the_newcomers_and_what_is_between() -> None:
+    assert friends(BEN).used(add(CARL), by=ANNA) == {
+        chat_stream(CHAT): 1,
+        user_stream(ANNA): 1,
+        user_stream(CARL): 1,
+        contact_stream(ANNA, CARL): 0,
+    }
 
 
 def test_creating_guards_that_the_chat_is_new() -> None:
     used = given(*people(ANNA, BEN)).used(create(BEN), by=ANNA)
-    assert used == {chat_stream(CHAT): 0, user_stream(ANNA): 1, user_stream(BEN): 1}
+    assert used == {
+        chat_stream(CHAT): 0,
+        user_stream(ANNA): 1,
+        user_stream(BEN): 1,
+        contact_stream(ANNA, BEN): 0,
+    }
 
 
 def test_a_change_answers_nothing_more() -> None:

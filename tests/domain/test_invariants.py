@@ -1,41 +1,77 @@
 """Laws that hold after any history of commands, whoever sends which to whom in what order."""
 
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
-from commands import HANDLERS
+from commands import HANDLERS, INTERNAL
+from commands.accept_contact import AcceptContact
 from commands.add_members import AddMembers
+from commands.add_reaction import AddReaction
+from commands.block_contact import BlockContact
 from commands.change_password import ChangePassword
+from commands.change_role import ChangeRole
 from commands.command import Command
 from commands.create_group import CreateGroup
+from commands.delete_account import DeleteAccount
+from commands.delete_group import DeleteGroup
+from commands.delete_message import DeleteMessage
+from commands.edit_message import EditMessage
 from commands.leave_group import LeaveGroup
 from commands.mark_delivered import MarkDelivered
 from commands.mark_read import MarkRead
+from commands.open_direct_chat import OpenDirectChat
 from commands.register_user import RegisterUser
+from commands.remove_contact import RemoveContact
 from commands.remove_member import RemoveMember
+from commands.remove_reaction import RemoveReaction
+from commands.request_contact import RequestContact
 from commands.send_message import SendMessage
+from commands.set_status import SetStatus
+from commands.settle_deletion import SettleDeletion
+from commands.transfer_ownership import TransferOwnership
+from commands.unblock_contact import UnblockContact
 from commands.update_group import UpdateGroup
 from commands.update_profile import UpdateProfile
 from domain.chat import Chat
-from domain.ids import UserId, category, chat_stream
-from domain.message import MessageSent
+from domain.contact import Contact, Standing
+from domain.event import Event
+from domain.ids import (
+    ChatId,
+    StreamId,
+    UserId,
+    category,
+    chat_stream,
+    contact_stream,
+    direct_chat_id,
+    is_direct_chat_id,
+    user_stream,
+)
+from domain.message import Message, MessageEdited, MessageSent, ReactionAdded
 from domain.receipt import Receipt
 from domain.state import aggregate_of
-from tests.commands.history import History, chat_id, given, group, message_id, people, user_id, uuid
+from domain.user import AccountDeleted, User
+from tests.commands.history import PASSWORD, History, chat_id, message_id, user_id, uuid
 
 PEOPLE = 5
 MAX_COMMANDS = 60
 
-users = st.integers(1, PEOPLE).map(user_id)
+EVERYBODY = [user_id(number) for number in range(1, PEOPLE + 1)]
+ONE, TWO, THREE = EVERYBODY[:3]
+
+users = st.sampled_from(EVERYBODY)
 strangers_too = st.integers(1, PEOPLE + 1).map(user_id)
-chats = st.integers(1, 2).map(chat_id)
-messages = st.integers(1, 8).map(message_id)
+chats = st.sampled_from(
+    [chat_id(1), direct_chat_id(ONE, TWO), chat_id(1), chat_id(2), direct_chat_id(ONE, THREE)]
+)
+messages = st.integers(1, 9).map(message_id)
 words = st.sampled_from(["one", "two", "three"])
-passwords = st.sampled_from(["correct horse", "battery staple", "short"])
+passwords = st.sampled_from([PASSWORD, "battery staple", "short"])
 members = st.lists(strangers_too, min_size=1, max_size=PEOPLE)
+emoji = st.sampled_from(["👍", ":tada:"])
 
 
 BY_COMMAND: dict[type[Command], st.SearchStrategy[Command]] = {
@@ -44,111 +80,221 @@ BY_COMMAND: dict[type[Command], st.SearchStrategy[Command]] = {
     ),
     UpdateProfile: st.builds(UpdateProfile, display_name=st.none() | words),
     ChangePassword: st.builds(ChangePassword, current_password=passwords, new_password=passwords),
+    DeleteAccount: st.builds(
+        DeleteAccount,
+        password=st.sampled_from(["a wrong one", "another wrong one", PASSWORD, "battery staple"]),
+        erase_messages=st.booleans(),
+    ),
+    SettleDeletion: st.builds(
+        SettleDeletion,
+        chat_ids=st.lists(chats, unique=True, max_size=4),
+        contact_ids=st.lists(users, unique=True, max_size=PEOPLE),
+    ),
+    SetStatus: st.builds(SetStatus, status=st.sampled_from(["online", "away", "offline"])),
+    RequestContact: st.builds(RequestContact, user_id=users),
+    AcceptContact: st.builds(AcceptContact, user_id=users),
+    RemoveContact: st.builds(RemoveContact, user_id=users),
+    BlockContact: st.builds(BlockContact, user_id=users),
+    UnblockContact: st.builds(UnblockContact, user_id=users),
+    OpenDirectChat: st.builds(OpenDirectChat, user_id=users),
     CreateGroup: st.builds(CreateGroup, name=words, member_ids=members, slug=words, chat_id=chats),
     UpdateGroup: st.builds(UpdateGroup, chat_id=chats, name=words, slug=words),
+    DeleteGroup: st.builds(DeleteGroup, chat_id=chats),
     AddMembers: st.builds(AddMembers, chat_id=chats, user_ids=members),
     RemoveMember: st.builds(RemoveMember, chat_id=chats, user_id=users),
     LeaveGroup: st.builds(LeaveGroup, chat_id=chats),
+    ChangeRole: st.builds(
+        ChangeRole, chat_id=chats, user_id=users, role=st.sampled_from(["admin", "member"])
+    ),
+    TransferOwnership: st.builds(TransferOwnership, chat_id=chats, user_id=users),
     SendMessage: st.builds(
         SendMessage,
         chat_id=chats,
         content=words,
         message_id=messages,
-        reply_to_id=st.none() | messages,
+        reply_to_id=st.none() | st.none() | messages,
     ),
+    EditMessage: st.builds(EditMessage, message_id=messages, content=words),
+    DeleteMessage: st.builds(DeleteMessage, message_id=messages),
+    AddReaction: st.builds(AddReaction, message_id=messages, emoji=emoji),
+    RemoveReaction: st.builds(RemoveReaction, message_id=messages, emoji=emoji),
     MarkDelivered: st.builds(MarkDelivered, chat_id=chats, up_to_message_id=messages),
     MarkRead: st.builds(MarkRead, chat_id=chats, up_to_message_id=st.none() | messages),
 }
-commands = st.one_of(list(BY_COMMAND.values()))
-steps = st.lists(st.tuples(commands, users), max_size=MAX_COMMANDS)
+# What needs much to be so before it does anything comes more often.
+OFTEN = (SendMessage, SendMessage, SendMessage, EditMessage, AcceptContact, UnblockContact)
+commands = st.one_of([*BY_COMMAND.values(), *(BY_COMMAND[command] for command in OFTEN)])
+# By length first: lists alone would mostly be of a few.
+steps = st.integers(0, MAX_COMMANDS).flatmap(
+    lambda length: st.lists(st.tuples(commands, users), min_size=length, max_size=length)
+)
+Taken = list[tuple[Command, UserId]]
 
 
-def begun() -> History:
-    everybody = [user_id(number) for number in range(1, PEOPLE + 1)]
-    return given(*people(*everybody), group(*everybody[1:]))
+class Ids:
+    """New ids for a history's decisions."""
+
+    def __init__(self) -> None:
+        self._numbers = count()
+
+    def __call__(self) -> str:
+        return uuid(0xFFFFFFFF, next(self._numbers))
 
 
-def run(history: History, taken: list[tuple[Command, UserId]]) -> None:
-    ids = (uuid(0xFFFFFFFF, number) for number in count())
+def begun(ids: Ids) -> History:
+    """Everybody is in the first group; the first two are contacts and have a direct chat; in
+    both something was said."""
+    history = History()
+    first: Taken = [
+        (CreateGroup(name="Friends", member_ids=EVERYBODY[1:], chat_id=chat_id(1)), ONE),
+        (RequestContact(user_id=TWO), ONE),
+        (AcceptContact(user_id=ONE), TWO),
+        (OpenDirectChat(user_id=TWO), ONE),
+        (SendMessage(chat_id=chat_id(1), content="one", message_id=message_id(1)), ONE),
+        (SendMessage(chat_id=chat_id(1), content="two", message_id=message_id(2)), TWO),
+        (SendMessage(chat_id=direct_chat_id(ONE, TWO), content="x", message_id=message_id(3)), ONE),
+    ]
+    for number, user in enumerate(EVERYBODY, 1):
+        register = RegisterUser(username=f"user_{number}", password=PASSWORD, user_id=user)
+        assert history.carry_out(register, by=None, new_id=ids)
+    for command, by in first:
+        assert history.carry_out(command, by=by, new_id=ids)
+    return history
+
+
+def grown(history: History, taken: Taken, ids: Ids) -> Iterator[tuple[Command, UserId]]:
+    """Carries out one command after the other, and yields after each."""
     for command, by in taken:
-        history.carry_out(command, by=by, new_id=lambda: next(ids))
-        check(history)
+        history.carry_out(command, by=by, new_id=ids)
+        yield command, by
 
 
-def check(history: History) -> None:
-    for stream, (version, state) in history.states.items():
-        assert version > 0
-        if category(stream) == "chat":
-            check_chat(state)
-        if category(stream) == "receipt":
-            assert 0 <= state.read_up_to <= state.delivered_up_to <= len(history.log)
+def after(taken: Taken) -> History:
+    ids = Ids()
+    history = begun(ids)
+    for _ in grown(history, taken, ids):
+        pass
+    return history
 
 
-def check_chat(chat: Chat) -> None:
-    assert chat.exists
-    assert chat.name
-    assert chat.slug
-    assert set(chat.roles) <= set(chat.joined)
-    assert len(set(chat.joined)) == len(chat.joined)
-    owners = [user for user, role in chat.roles.items() if role == "owner"]
-    # A group without participants is a deleted one; any other has one owner, a participant.
-    assert chat.is_deleted == (not chat.roles)
-    assert owners == ([] if chat.is_deleted else [chat.owner_id])
+def states(history: History, kind: str) -> dict[StreamId, Any]:
+    return {
+        stream: known.state for stream, known in history.states.items() if category(stream) == kind
+    }
 
 
 @hypothesis_given(steps)
-def test_no_history_breaks_a_rule(taken: list[tuple[Command, UserId]]) -> None:
-    run(begun(), taken)
+def test_no_history_breaks_a_rule(taken: Taken) -> None:
+    ids = Ids()
+    history = begun(ids)
+    for _ in grown(history, taken, ids):
+        assert all(version > 0 for version, _ in history.states.values())
+        for stream, chat in states(history, "chat").items():
+            (check_direct_chat if chat.is_direct else check_group)(stream, chat)
+        for stream, contact in states(history, "contact").items():
+            check_contact(stream, contact.standing)
+        for message in states(history, "message").values():
+            check_message(message)
+        for receipt in states(history, "receipt").values():
+            assert 0 <= receipt.read_up_to <= receipt.delivered_up_to <= len(history.log)
+        check_claims(history)
+
+
+def check_group(stream: StreamId, group: Chat) -> None:
+    assert group.exists
+    assert group.name
+    assert group.slug
+    assert set(group.roles) <= set(group.joined)
+    assert len(set(group.joined)) == len(group.joined)
+    owners = [user for user, role in group.roles.items() if role == "owner"]
+    # One without participants is a deleted one; any other has one owner, a participant.
+    assert owners == ([group.owner_id] if group.roles else [])
+    assert group.roles or group.is_deleted
+
+
+def check_direct_chat(stream: StreamId, chat: Chat) -> None:
+    one, other = chat.roles
+    assert stream == chat_stream(direct_chat_id(one, other)), "one chat a pair"
+    assert chat.joined == (one, other) == tuple(sorted((one, other)))
+    assert set(chat.roles.values()) == {"member"}
+    assert chat.owner_id is None
+    assert not chat.is_deleted
+
+
+def check_contact(stream: StreamId, standing: Standing) -> None:
+    pairs = {contact_stream(one, two): (one, two) for one in EVERYBODY for two in EVERYBODY}
+    one, other = pairs[stream]
+    assert one != other
+    assert standing.requested_by in (None, one, other)
+    assert (standing.requested_by is None) == (standing.requested_at is None)
+    if standing.accepted_at is not None:
+        assert standing.requested_at is not None
+        assert standing.requested_at <= standing.accepted_at
+    assert standing.blocked_at.keys() <= {one, other}
+
+
+def check_message(message: Message) -> None:
+    assert message.exists
+    if message.sender_id is None or message.is_deleted:
+        assert not message.reactions
+
+
+def check_claims(history: History) -> None:
+    """What is claimed is what there is: a deleted account's leavings are found by it."""
+    claimed = set(history.claims.items())
+    assert {claim for claim in claimed if claim[0][0] == "membership"} == {
+        (("membership", f"{user}/{stream.removeprefix('chat-')}"), stream)
+        for stream, chat in states(history, "chat").items()
+        if not chat.is_direct and not chat.is_deleted
+        for user in chat.roles
+    }
+    assert {claim for claim in claimed if claim[0][0] == "contact"} == {
+        (("contact", f"{one}/{other}"), contact_stream(one, other))
+        for one in EVERYBODY
+        for other in EVERYBODY
+        if one != other and history.state(contact_stream(one, other)) != Contact()
+    }
+    assert {claim for claim in claimed if claim[0][0] == "slug"} == {
+        (("slug", chat.slug.lower()), stream)
+        for stream, chat in states(history, "chat").items()
+        if not chat.is_deleted
+    }
 
 
 @hypothesis_given(steps)
-def test_marks_never_move_back(taken: list[tuple[Command, UserId]]) -> None:
-    history = begun()
-    ids = (uuid(0xFFFFFFFF, number) for number in count())
-    for command, by in taken:
-        before = receipts(history)
-        history.carry_out(command, by=by, new_id=lambda: next(ids))
-        for stream, receipt in receipts(history).items():
+def test_marks_never_move_back(taken: Taken) -> None:
+    ids = Ids()
+    history = begun(ids)
+    before = states(history, "receipt")
+    for _ in grown(history, taken, ids):
+        now = states(history, "receipt")
+        for stream, receipt in now.items():
             earlier = before.get(stream, Receipt())
             assert receipt.delivered_up_to >= earlier.delivered_up_to
             assert receipt.read_up_to >= earlier.read_up_to
-
-
-def receipts(history: History) -> dict[Any, Receipt]:
-    return {
-        stream: known.state
-        for stream, known in history.states.items()
-        if category(stream) == "receipt"
-    }
+        before = now
 
 
 @hypothesis_given(steps, commands, users)
 def test_a_decision_is_a_function_of_what_it_is_given(
-    taken: list[tuple[Command, UserId]], command: Command, by: UserId
+    taken: Taken, command: Command, by: UserId
 ) -> None:
-    history = begun()
-    run(history, taken)
+    history = after(taken)
     outcomes = [history.outcome(command, by=by) for _ in range(2)]
     assert repr(outcomes[0]) == repr(outcomes[1])
 
 
 @hypothesis_given(steps, commands, users)
-def test_deciding_changes_no_state(
-    taken: list[tuple[Command, UserId]], command: Command, by: UserId
-) -> None:
-    history = begun()
-    run(history, taken)
+def test_deciding_changes_no_state(taken: Taken, command: Command, by: UserId) -> None:
+    history = after(taken)
     before = repr(history.states)
     history.outcome(command, by=by)
     assert repr(history.states) == before
 
 
 @hypothesis_given(steps)
-def test_the_end_of_a_stream_suffices_where_the_table_says_so(
-    taken: list[tuple[Command, UserId]],
-) -> None:
-    history = begun()
-    run(history, taken)
+def test_the_end_of_a_stream_suffices_where_the_table_says_so(taken: Taken) -> None:
+    history = after(taken)
     for stream, known in history.states.items():
         aggregate = aggregate_of(stream)
         if aggregate.last_event_suffices:
@@ -157,16 +303,74 @@ def test_the_end_of_a_stream_suffices_where_the_table_says_so(
 
 
 @hypothesis_given(steps)
-def test_only_participants_of_the_moment_ever_sent(taken: list[tuple[Command, UserId]]) -> None:
-    history = begun()
-    run(history, taken)
+def test_only_participants_of_the_moment_ever_said_something(taken: Taken) -> None:
+    """In direct chats, only contacts of the moment, neither of whom blocked the other."""
     replayed = History()
-    for event, _ in history.log:
-        if isinstance(event, MessageSent):
-            chat: Chat = replayed.state(chat_stream(event.chat_id))
-            assert chat.is_open_to(event.sender_id)
+    for event, _ in after(taken).log:
+        if said := who_says_what(event):
+            sender, chat_id = said
+            chat: Chat = replayed.state(chat_stream(chat_id))
+            assert chat.is_open_to(sender)
+            assert chat.is_direct == is_direct_chat_id(chat_id)
+            if chat.is_direct:
+                between: Contact = replayed.state(contact_stream(sender, chat.peer(sender)))
+                assert between.is_accepted
+                assert not between.standing.blocked_at
         replayed.record(event)
 
 
+def who_says_what(event: Event) -> tuple[UserId, ChatId] | None:
+    match event:
+        case MessageSent() | MessageEdited():
+            return event.sender_id, event.chat_id
+        case ReactionAdded():
+            return event.user_id, event.chat_id
+        case _:
+            return None
+
+
+@hypothesis_given(steps)
+def test_of_a_deleted_account_nothing_comes_but_its_settlement(taken: Taken) -> None:
+    ids = Ids()
+    history = begun(ids)
+    known = 0
+    gone = set[UserId]()
+    for command, by in grown(history, taken, ids):
+        new = [event for event, _ in history.log[known:]]
+        known = len(history.log)
+        if by in gone and not isinstance(command, SettleDeletion | RegisterUser):
+            assert new == []
+        gone |= {event.user_id for event in new if isinstance(event, AccountDeleted)}
+
+
+@hypothesis_given(steps, users)
+def test_what_is_claimed_by_a_deleted_account_is_all_there_is_to_settle(
+    taken: Taken, user: UserId
+) -> None:
+    ids = Ids()
+    history = begun(ids)
+    for _ in grown(history, [*taken, *deletions(user)], ids):
+        pass
+    state: User = history.state(user_stream(user))
+    if not state.is_deleted:
+        return  # the password was changed to another one
+    claims = [value.split("/") for _, value in history.claims if value.startswith(f"{user}/")]
+    everything = SettleDeletion(
+        chat_ids=[ChatId(other) for _, other in claims if UserId(other) not in EVERYBODY],
+        contact_ids=[UserId(other) for _, other in claims if UserId(other) in EVERYBODY],
+    )
+    history.carry_out(everything, by=user, new_id=ids)
+    assert not [value for _, value in history.claims if user in value.split("/")]
+    for chat in states(history, "chat").values():
+        assert chat.is_direct or not chat.is_open_to(user)
+    for other in EVERYBODY:
+        assert other == user or history.state(contact_stream(user, other)) == Contact()
+
+
+def deletions(user: UserId) -> Taken:
+    """With whichever password it has."""
+    return [(DeleteAccount(password=word), user) for word in (PASSWORD, "battery staple")]
+
+
 def test_every_command_takes_part() -> None:
-    assert set(BY_COMMAND) == {handler.command for handler in HANDLERS}
+    assert set(BY_COMMAND) == {handler.command for handler in (*HANDLERS, *INTERNAL)}

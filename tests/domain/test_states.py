@@ -2,8 +2,11 @@
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import pytest
+from hypothesis import given as hypothesis_given
+from hypothesis import strategies as st
 
 from domain import EVENTS
 from domain.chat import (
@@ -14,15 +17,40 @@ from domain.chat import (
     MemberLeft,
     MembersAdded,
     OwnershipTransferred,
+    RoleChanged,
 )
+from domain.contact import Contact, ContactRemoved, Standing
 from domain.event import Event, Place
-from domain.ids import category, chat_stream, message_stream, receipt_stream, user_stream
-from domain.message import Message, MessageSent, SystemMessageSent, fingerprint
+from domain.ids import (
+    ChatId,
+    UserId,
+    category,
+    chat_stream,
+    contact_stream,
+    direct_chat_id,
+    is_direct_chat_id,
+    message_stream,
+    receipt_stream,
+    user_stream,
+)
+from domain.message import (
+    Message,
+    MessageDeleted,
+    MessageEdited,
+    MessageSent,
+    ReactionAdded,
+    ReactionRemoved,
+    SystemMessageSent,
+    fingerprint,
+    text_fingerprint,
+)
 from domain.receipt import MessagesDelivered, MessagesRead, Receipt
 from domain.refusals import (
+    Blocked,
     Conflict,
     Forbidden,
     Invalid,
+    NotContacts,
     NotFound,
     Refusal,
     SlugTaken,
@@ -30,13 +58,16 @@ from domain.refusals import (
     WrongPassword,
 )
 from domain.state import AGGREGATES, aggregate_of
-from domain.user import PasswordChanged, ProfileUpdated, User, UserRegistered
+from domain.user import PasswordChanged, ProfileUpdated, StatusChanged, User, UserRegistered
 from tests.commands.history import (
     ANNA,
     BEN,
     CARL,
     CHAT,
     DORA,
+    contact,
+    deleted,
+    direct,
     group,
     message_id,
     registered,
@@ -69,6 +100,16 @@ def test_a_user_is_the_registration_with_what_changed_since() -> None:
         avatar_url="http://a.example",
         password_hash="new",
     )
+
+
+def test_a_status_is_the_last_that_was_set() -> None:
+    assert fold(registered(ANNA)).status == "offline"
+    assert fold(registered(ANNA), StatusChanged(user_id=ANNA, status="away")).status == "away"
+
+
+def test_a_deleted_user_exists_and_is_nobody() -> None:
+    state = fold(registered(ANNA), StatusChanged(user_id=ANNA, status="away"), deleted(ANNA))
+    assert state == User(exists=True, position=7, is_deleted=True)
 
 
 def test_an_erased_user_still_exists() -> None:
@@ -129,6 +170,53 @@ def test_an_empty_chat_has_no_successor() -> None:
     assert fold(group(BEN), MemberLeft(chat_id=CHAT, user_id=BEN)).successor() is None
 
 
+def test_a_direct_chat_has_two_members_and_no_owner() -> None:
+    state = fold(direct(BEN, ANNA))
+    assert state.is_direct
+    assert state.roles == {ANNA: "member", BEN: "member"}
+    assert (state.peer(ANNA), state.peer(BEN), state.owner_id) == (BEN, ANNA, None)
+
+
+def test_a_role_stays_until_it_is_changed_or_the_member_leaves() -> None:
+    appointed = RoleChanged(chat_id=CHAT, by=ANNA, user_id=BEN, role="admin")
+    assert fold(group(BEN), appointed).roles[BEN] == "admin"
+    back = MembersAdded(chat_id=CHAT, by=ANNA, user_ids=[BEN])
+    left = MemberLeft(chat_id=CHAT, user_id=BEN)
+    assert fold(group(BEN), appointed, left, back).roles[BEN] == "member"
+
+
+def test_admins_come_before_longer_members_in_line() -> None:
+    appointed = RoleChanged(chat_id=CHAT, by=ANNA, user_id=CARL, role="admin")
+    assert fold(group(BEN, CARL), appointed).successor() == CARL
+
+
+def test_a_contact_is_how_things_stand_after_the_last_event() -> None:
+    accepted = contact(ANNA, BEN, blocked_by=[BEN])
+    state = fold(accepted)
+    assert (state.is_accepted, state.is_requested) == (True, False)
+    assert (state.is_blocked_by(BEN), state.is_blocked_by(ANNA)) == (True, False)
+    removed = ContactRemoved(user_id=ANNA, contact_id=BEN, standing=Standing())
+    assert fold(accepted, removed) == Contact()
+
+
+def test_a_message_is_what_it_reads_now_and_knows_what_was_sent() -> None:
+    edited = MessageEdited(
+        message_id=message_id(1), chat_id=CHAT, sender_id=BEN, content="hi", formatting={}
+    )
+    state = fold(sent(1), edited)
+    assert state.fingerprint == fingerprint("hello", {}, None)
+    assert state.shown == text_fingerprint("hi", {})
+
+
+def test_a_deleted_message_has_no_reactions() -> None:
+    what = {"message_id": message_id(1), "chat_id": CHAT, "user_id": ANNA}
+    up, down = ReactionAdded(**what, emoji="👍"), ReactionAdded(**what, emoji="👎")
+    assert fold(sent(1), up, down).reactions == {(ANNA, "👍"), (ANNA, "👎")}
+    assert fold(sent(1), up, ReactionRemoved(**what, emoji="👍")).reactions == set()
+    gone = MessageDeleted(message_id=message_id(1), chat_id=CHAT, by=BEN, sent_position=7)
+    assert fold(sent(1), up, gone).reactions == set()
+
+
 def test_a_message_keeps_who_where_and_when_but_no_text() -> None:
     state = fold(sent(1, content="a secret"))
     assert (state.chat_id, state.sender_id) == (CHAT, BEN)
@@ -173,6 +261,21 @@ def test_streams_are_named_by_category_and_id() -> None:
     assert category(receipt_stream(CHAT, ANNA)) == "receipt"
 
 
+def test_a_pair_has_one_stream_and_one_direct_chat_whoever_is_named_first() -> None:
+    assert contact_stream(ANNA, BEN) == contact_stream(BEN, ANNA) == f"contact-{ANNA}-{BEN}"
+    assert direct_chat_id(ANNA, BEN) == direct_chat_id(BEN, ANNA)
+    assert len({direct_chat_id(ANNA, other) for other in (BEN, CARL, DORA)}) == 3
+
+
+@hypothesis_given(st.uuids(), st.uuids())
+def test_the_id_of_a_direct_chat_is_a_uuid_that_no_group_may_have(one: UUID, other: UUID) -> None:
+    chat_id = direct_chat_id(UserId(str(one)), UserId(str(other)))
+    assert str(UUID(chat_id)) == chat_id
+    assert UUID(chat_id).variant == RFC_4122
+    assert is_direct_chat_id(chat_id)
+    assert is_direct_chat_id(ChatId(str(one))) == (one.version == 8)
+
+
 def test_each_event_is_in_the_stream_of_its_own_thing() -> None:
     read = MessagesRead(chat_id=CHAT, user_id=ANNA, delivered_up_to=9, read_up_to=9)
     examples: list[tuple[Event, str]] = [
@@ -180,6 +283,8 @@ def test_each_event_is_in_the_stream_of_its_own_thing() -> None:
         (group(BEN), chat_stream(CHAT)),
         (sent(1), message_stream(message_id(1))),
         (read, receipt_stream(CHAT, ANNA)),
+        (contact(BEN, ANNA), contact_stream(ANNA, BEN)),
+        (direct(ANNA, BEN), chat_stream(direct_chat_id(ANNA, BEN))),
     ]
     assert [event.stream for event, _ in examples] == [stream for _, stream in examples]
 
@@ -213,6 +318,8 @@ REFUSALS: list[tuple[type[Refusal], str, int]] = [
     (Invalid, "invalid", 400),
     (WrongPassword, "wrong-credentials", 403),
     (Forbidden, "forbidden", 403),
+    (NotContacts, "not-contacts", 403),
+    (Blocked, "blocked", 403),
     (NotFound, "not-found", 404),
     (Conflict, "conflict", 409),
     (UsernameTaken, "username-taken", 409),

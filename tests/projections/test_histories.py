@@ -23,18 +23,37 @@ from hypothesis.stateful import (
 )
 from nats.js.errors import NotFoundError
 
+from commands import BY_TYPE
+from commands.accept_contact import AcceptContact
 from commands.add_members import AddMembers
+from commands.add_reaction import AddReaction
+from commands.block_contact import BlockContact
 from commands.change_password import ChangePassword
+from commands.change_role import ChangeRole
 from commands.command import Command
 from commands.create_group import CreateGroup
+from commands.delete_account import DeleteAccount
+from commands.delete_group import DeleteGroup
+from commands.delete_message import DeleteMessage
+from commands.edit_message import EditMessage
+from commands.formatting import Metadata, Styles
 from commands.leave_group import LeaveGroup
 from commands.mark_delivered import MarkDelivered
 from commands.mark_read import MarkRead
+from commands.open_direct_chat import OpenDirectChat
 from commands.register_user import RegisterUser
+from commands.remove_contact import RemoveContact
 from commands.remove_member import RemoveMember
-from commands.send_message import Metadata, SendMessage, Styles
+from commands.remove_reaction import RemoveReaction
+from commands.request_contact import RequestContact
+from commands.send_message import SendMessage
+from commands.set_status import SetStatus
+from commands.settle_deletion import SettleDeletion
+from commands.transfer_ownership import TransferOwnership
+from commands.unblock_contact import UnblockContact
 from commands.update_group import UpdateGroup
 from commands.update_profile import UpdateProfile
+from domain.ids import UserId, direct_chat_id
 from domain.refusals import Refusal
 from infra import rebuild, replay
 from infra.bus import Bus, stream_name
@@ -46,9 +65,9 @@ from tests.commands.history import chat_id, message_id, user_id
 from tests.infra import daemons, machines
 from tests.infra.machines import PASSWORD, Machine
 
-PEOPLE = 4
+PEOPLE = 5
 CHATS = 2
-MESSAGES = 12
+MESSAGES = 10
 STEPS = 25
 # Small, so that a rebuild of a short history has many places to be broken off at.
 REBUILD_BATCH_EVENTS = 5
@@ -57,33 +76,66 @@ EXAMPLES = max(5, settings().max_examples // 3)
 
 T = TypeVar("T")
 
+# The last two may delete their accounts: there shall be somebody left to do something.
+MORTALS = [user_id(PEOPLE - 1), user_id(PEOPLE)]
+DIRECT_CHATS = [direct_chat_id(user_id(1), user_id(other)) for other in (2, PEOPLE)]
+
 people = st.integers(1, PEOPLE).map(user_id)
-chats = st.integers(1, CHATS).map(chat_id)
+chats = st.sampled_from([chat_id(1), *DIRECT_CHATS, chat_id(2), chat_id(1)])
+groups = st.integers(1, CHATS).map(chat_id)
 messages = st.integers(1, MESSAGES).map(message_id)
 words = st.sampled_from(["one", "two", "three", "four"])
 members = st.lists(people, min_size=1, max_size=PEOPLE)
 bold = st.just(Metadata(formatting=Styles(bold=[[0, 2]])))
+emoji = st.sampled_from(["👍", ":tada:"])
 
-commands: st.SearchStrategy[Command] = st.one_of(
-    st.builds(
-        SendMessage,
-        chat_id=chats,
-        content=words,
-        message_id=messages,
-        reply_to_id=st.none() | messages,
-        metadata=st.none() | bold,
-    ),
-    st.builds(MarkRead, chat_id=chats, up_to_message_id=st.none() | messages),
-    st.builds(MarkDelivered, chat_id=chats, up_to_message_id=messages),
-    st.builds(CreateGroup, name=words, member_ids=members, slug=words, chat_id=chats),
-    st.builds(UpdateGroup, chat_id=chats, name=words, slug=words),
-    st.builds(AddMembers, chat_id=chats, user_ids=members),
-    st.builds(RemoveMember, chat_id=chats, user_id=people),
-    st.builds(LeaveGroup, chat_id=chats),
-    st.builds(UpdateProfile, display_name=st.none() | words),
-    st.just(ChangePassword(current_password=PASSWORD, new_password=PASSWORD)),
+sends = st.builds(
+    SendMessage,
+    chat_id=chats,
+    content=words,
+    message_id=messages,
+    reply_to_id=st.none() | st.none() | messages,
+    metadata=st.none() | bold,
 )
-sends = st.builds(SendMessage, chat_id=chats, content=words)
+unnamed = st.builds(SendMessage, chat_id=chats, content=words)
+edits = st.builds(EditMessage, message_id=messages, content=words, metadata=st.none() | bold)
+BY_COMMAND: dict[type[Command], st.SearchStrategy[Command]] = {
+    SendMessage: sends,
+    EditMessage: edits,
+    DeleteMessage: st.builds(DeleteMessage, message_id=messages),
+    AddReaction: st.builds(AddReaction, message_id=messages, emoji=emoji),
+    RemoveReaction: st.builds(RemoveReaction, message_id=messages, emoji=emoji),
+    MarkRead: st.builds(MarkRead, chat_id=chats, up_to_message_id=st.none() | messages),
+    MarkDelivered: st.builds(MarkDelivered, chat_id=chats, up_to_message_id=messages),
+    CreateGroup: st.builds(CreateGroup, name=words, member_ids=members, slug=words, chat_id=groups),
+    UpdateGroup: st.builds(UpdateGroup, chat_id=chats, name=words, slug=words),
+    DeleteGroup: st.builds(DeleteGroup, chat_id=st.just(chat_id(2))),
+    AddMembers: st.builds(AddMembers, chat_id=groups, user_ids=members),
+    RemoveMember: st.builds(RemoveMember, chat_id=groups, user_id=people),
+    LeaveGroup: st.builds(LeaveGroup, chat_id=chats),
+    ChangeRole: st.builds(
+        ChangeRole, chat_id=groups, user_id=people, role=st.sampled_from(["admin", "member"])
+    ),
+    TransferOwnership: st.builds(TransferOwnership, chat_id=groups, user_id=people),
+    UpdateProfile: st.builds(UpdateProfile, display_name=st.none() | words),
+    ChangePassword: st.just(ChangePassword(current_password=PASSWORD, new_password=PASSWORD)),
+    SetStatus: st.builds(SetStatus, status=st.sampled_from(["online", "away", "offline"])),
+    RequestContact: st.builds(RequestContact, user_id=people),
+    AcceptContact: st.builds(AcceptContact, user_id=people),
+    RemoveContact: st.builds(RemoveContact, user_id=people),
+    BlockContact: st.builds(BlockContact, user_id=people),
+    UnblockContact: st.builds(UnblockContact, user_id=people),
+    OpenDirectChat: st.builds(OpenDirectChat, user_id=people),
+    SettleDeletion: st.just(
+        SettleDeletion(
+            chat_ids=[chat_id(number) for number in range(1, CHATS + 1)],
+            contact_ids=[user_id(number) for number in range(1, PEOPLE - 1)],
+        )
+    ),
+}
+BEGUN_OR_ENDED = {RegisterUser, DeleteAccount}  # by rules of their own
+# Sent more often than the rest, as in life; without them little else has something to do.
+commands = st.one_of([*BY_COMMAND.values(), sends, sends, sends, edits])
 
 
 class Sent(NamedTuple):
@@ -94,7 +146,7 @@ class Sent(NamedTuple):
     machine: int
 
 
-sent = st.builds(Sent, commands | sends, people, st.integers(0, 1))
+sent = st.builds(Sent, commands, people, st.integers(0, 1))
 
 
 class Histories(RuleBasedStateMachine):
@@ -105,7 +157,7 @@ class Histories(RuleBasedStateMachine):
 
     @initialize(extra=st.integers(0, 3))
     def begin(self, extra: int) -> None:
-        """Everybody is registered and in the first chat."""
+        """Everybody is registered and in the first chat; two have a direct chat with its owner."""
         self.runner = asyncio.Runner()
         self.acknowledged: list[Done] = []
         self.stale: dict[str, int] = {}
@@ -116,6 +168,8 @@ class Histories(RuleBasedStateMachine):
             name="one", member_ids=[user_id(n) for n in range(2, PEOPLE + 1)], chat_id=chat_id(1)
         )
         self.await_(self._send(Sent(first, owner, 0)))
+        for other in (user_id(2), user_id(PEOPLE)):
+            self.await_(self._direct(owner, other))
         for _ in range(extra):
             self.await_(self._send(Sent(SendMessage(chat_id=chat_id(1), content="x"), owner, 1)))
 
@@ -140,6 +194,11 @@ class Histories(RuleBasedStateMachine):
             )
             await self._send(Sent(register, None, number % 2))
 
+    async def _direct(self, owner: UserId, other: UserId) -> None:
+        await self._send(Sent(RequestContact(user_id=owner), other, 0))
+        await self._send(Sent(RequestContact(user_id=other), owner, 1))
+        await self._send(Sent(OpenDirectChat(user_id=other), owner, 1))
+
     async def _send(self, one: Sent) -> None:
         machine: Machine = self.machines[one.machine]
         try:
@@ -154,6 +213,12 @@ class Histories(RuleBasedStateMachine):
     def a_command(self, one: Sent) -> None:
         self.await_(self._send(one))
 
+    @rule(who=st.sampled_from(MORTALS), erase=st.booleans(), machine=st.integers(0, 1))
+    def an_account_ends(self, who: UserId, erase: bool, machine: int) -> None:
+        """Settled sooner or later, by a command among the others, or never."""
+        end = DeleteAccount(password=PASSWORD, erase_messages=erase)
+        self.await_(self._send(Sent(end, who, machine)))
+
     @rule(some=st.lists(sent, min_size=2, max_size=12))
     def several_commands_at_once(self, some: list[Sent]) -> None:
         self.await_(self._all(some))
@@ -161,7 +226,7 @@ class Histories(RuleBasedStateMachine):
     async def _all(self, some: list[Sent]) -> None:
         await asyncio.gather(*(self._send(one) for one in some))
 
-    @rule(some=st.lists(st.tuples(sends, people), min_size=5, max_size=20))
+    @rule(some=st.lists(st.tuples(unnamed, people), min_size=5, max_size=20))
     def a_busy_chat(self, some: list[tuple[SendMessage, Any]]) -> None:
         self.await_(self._all([Sent(send, by, n % 2) for n, (send, by) in enumerate(some)]))
 
@@ -308,3 +373,7 @@ def test_log_copy_and_read_models_agree_after_any_history(
     run_state_machine_as_test(
         Histories, settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS)
     )
+
+
+def test_every_command_takes_part() -> None:
+    assert set(BY_COMMAND) | BEGUN_OR_ENDED == set(BY_TYPE)
