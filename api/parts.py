@@ -5,7 +5,7 @@ does not start, and answers 503 while it is gone.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
 from api.metrics import Metrics
@@ -53,12 +53,7 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
     async with (
         Bus(settings.nats_url, name=name) as bus,
         database.pool(url, name=f"{name} write", size=pool_size) as pool,
-        database.pool(
-            settings.database_replica_url or url,
-            name=f"{name} read",
-            size=pool_size,
-            plans_once=True,
-        ) as read_pool,
+        _read_pool(settings, name, pool_size) as read_pool,
         Appender(
             url,
             queue_limit=settings.append_queue_limit,
@@ -96,6 +91,11 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
                 metrics=metrics,
                 logger=logger,
             )
+
+
+def _read_pool(settings: Settings, name: str, size: int) -> AbstractAsyncContextManager[Pool]:
+    url = settings.database_replica_url or settings.database_url
+    return database.pool(url, name=f"{name} read", size=size, plans_once=True)
 
 
 async def _secret(settings: Settings) -> Secret:

@@ -11,7 +11,12 @@ turns within the process, so that contention costs attempts only between process
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from datetime import datetime
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -101,6 +106,7 @@ class Executor:
         self._passwords = passwords
         self._states: dict[StreamId, Versioned] = {}
         self._turns: WeakValueDictionary[StreamId, asyncio.Lock] = WeakValueDictionary()
+        self._presuming = asyncio.Lock()
         keyring.listen(self._forget_erased)
 
     async def execute(self, request: Request) -> Done:
@@ -223,6 +229,11 @@ class Executor:
                 await held.enter_async_context(lock)
             yield
 
+    def in_order(self, request: Request) -> AbstractAsyncContextManager[None]:
+        """Presumed commands are decided and sent off one after the other, as they came: whatever
+        one waits for on its way, the next rests on it."""
+        return self._presuming if request.presumed else nullcontext()
+
     async def fact(self, fact: Fact) -> Any:
         match fact:
             case PasswordHash():
@@ -297,19 +308,22 @@ class _Attempt:
 
     async def _once(self, contended: list[StreamId]) -> Done | None:
         """None after a conflict: `contended` then names what it was about."""
-        view, decision = await self._decide()
-        if isinstance(decision, Refusal):
-            return await self._replayed_or(view, decision)
-        key = self._key(decision)
-        if not decision.events and (key is None or decision.repeats is not None):
-            return await self._confirmed(view, decision)
-        try:
-            append = await self._append(view, decision, key)
-        except KeyMissing:
-            # Its user was deleted after the decision: made anew, it will know.
-            if await self._executor.overtaken(view.used):
-                return None
-            raise
+        async with self._executor.in_order(self._request):
+            view, decision = await self._decide()
+            if isinstance(decision, Refusal):
+                return await self._replayed_or(view, decision)
+            key = self._key(decision)
+            if not decision.events and (key is None or decision.repeats is not None):
+                return await self._confirmed(view, decision)
+            try:
+                append = await self._append(view, decision, key)
+            except KeyMissing:
+                # Its user was deleted after the decision: made anew, it will know.
+                if await self._executor.overtaken(view.used):
+                    return None
+                raise
+            if self._request.presumed:
+                self._presume(view, decision)
         outcome = await self._outcome(view, decision, append)
         match outcome.verdict:
             case "appended":
@@ -329,7 +343,6 @@ class _Attempt:
     async def _outcome(self, view: View, decision: Decision, append: Append) -> Outcome:
         if not self._request.presumed:
             return await self._executor.append(append)
-        self._presume(view, decision)
         try:
             outcome = await self._executor.append(append)
         except BaseException:

@@ -185,8 +185,7 @@ class Keyring:
 
     async def look(self) -> None:
         """Drops the keys that were erased since the last look, unless that was just now."""
-        if monotonic() - self._looked_at < LOOK_SECONDS:
-            return
+        # Who need not look may still not overtake who waits: commands go on in their order.
         async with self._looking:
             began = monotonic()
             if began - self._looked_at >= LOOK_SECONDS:

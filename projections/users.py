@@ -106,11 +106,13 @@ UPDATE_LAST_SEEN = """
 
 def plan(events: Sequence[Recorded]) -> list[Step]:
     registered: dict[UserId, dict[str, Any]] = {}
-    profiles: dict[UserId, Row] = {}
-    passwords: dict[UserId, Row] = {}
+    profiles: dict[UserId, dict[str, Any]] = {}
+    passwords: dict[UserId, dict[str, Any]] = {}
     statuses: dict[UserId, Row] = {}
     deleted: list[Row] = []
     seen: dict[UserId, datetime] = {}
+    # Of any kind: the statements of the kinds are not run in the order of the events.
+    changed_at: dict[UserId, datetime] = {}
     for _, at, event in events:
         match event:
             case MessageSent():
@@ -125,11 +127,16 @@ def plan(events: Sequence[Recorded]) -> list[Step]:
             case UserRegistered():
                 registered[event.user_id] = _registered(event, at)
             case ProfileUpdated():
-                _change(registered, profiles, event.user_id, _profile(event, at))
+                changed_at[event.user_id] = at
+                _change(registered, profiles, event.user_id, _profile(event))
             case PasswordChanged():
-                _change(registered, passwords, event.user_id, _password(event, at))
+                changed_at[event.user_id] = at
+                _change(registered, passwords, event.user_id, _password(event))
             case _:
                 pass
+    for rows in (registered, profiles, passwords):
+        for user_id in rows.keys() & changed_at.keys():
+            rows[user_id]["updated_at"] = changed_at[user_id]
     last_seen = [{"id": user_id, "last_seen": at} for user_id, at in seen.items()]
     return [
         Statement(INSERT_USERS, {"users": list(registered.values())}),
@@ -150,9 +157,9 @@ def _saw(seen: dict[UserId, datetime], user_id: UserId, at: datetime) -> None:
 
 def _change(
     registered: dict[UserId, dict[str, Any]],
-    changes: dict[UserId, Row],
+    changes: dict[UserId, dict[str, Any]],
     user_id: UserId,
-    change: Row,
+    change: dict[str, Any],
 ) -> None:
     """Into the new row, if the user is of this batch; the last change of a kind stands."""
     if user_id in registered:
@@ -184,20 +191,18 @@ def _deleted(event: AccountDeleted, at: datetime) -> Row:
     }
 
 
-def _profile(event: ProfileUpdated, at: datetime) -> Row:
+def _profile(event: ProfileUpdated) -> dict[str, Any]:
     return {
         "id": event.user_id,
         "display_name": event.display_name or ERASED_NAME,
         "avatar_url": event.avatar_url,
-        "updated_at": at,
     }
 
 
-def _password(event: PasswordChanged, at: datetime) -> Row:
+def _password(event: PasswordChanged) -> dict[str, Any]:
     return {
         "id": event.user_id,
         "password_hash": event.password_hash or ERASED_PASSWORD,
-        "updated_at": at,
     }
 
 

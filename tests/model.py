@@ -454,4 +454,6 @@ def assert_same(expected: dict[str, Rows], found: dict[str, Rows]) -> None:
         assert not missing, f"{table} lacks {rows[min(missing)]}"
         assert not extra, f"{table} has too much: {found[table][min(extra)]}"
         for key, row in rows.items():
-            assert found[table][key] == row, f"{table} differs at {key}"
+            differing = {name for name in row if found[table][key].get(name) != row[name]}
+            shown = {name: (row[name], found[table][key].get(name)) for name in differing}
+            assert found[table][key] == row, f"{table} differs at {key}: {shown}"

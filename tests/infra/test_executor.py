@@ -38,7 +38,7 @@ from domain.refusals import (
     UsernameTaken,
     WrongPassword,
 )
-from infra import clock, event_log
+from infra import clock, event_log, keyring
 from infra import executor as executing
 from infra.errors import Unavailable
 from infra.executor import Done, KeyReused, Request
@@ -193,6 +193,28 @@ async def test_presumed_commands_go_on_before_they_are_answered(machine: Machine
     assert [one.position for one in done(found)] == [4, 6, 7, 9, 10]
     assert machine.appender.commands == before + len(steps)
     await check_order(machine)
+
+
+async def test_presumed_commands_keep_their_order_while_keys_are_looked_after(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever seals may have to wait for it; who comes next may not overtake."""
+    anna, ben, carl = await machine.people(3)
+    chat_id = await machine.group(anna, ben)
+    monkeypatch.setattr(keyring, "LOOK_SECONDS", 0.0)
+    ids = [MessageId(clock.new_id()) for _ in range(20)]
+    steps: list[tuple[Command, UserId]] = [
+        (SendMessage(chat_id=chat_id, content="x", message_id=one, reply_to_id=other), by)
+        for one, other, by in zip(ids, [None, *ids], [anna, ben] * 10, strict=False)
+    ]
+    steps += [(AddMembers(chat_id=chat_id, user_ids=[carl]), anna), (send(chat_id), carl)]
+    before = machine.appender.commands
+    found = await outcomes(
+        machine.executor.execute(Request(command, by, presumed=True)) for command, by in steps
+    )
+    positions = [one.position for one in done(found)]
+    assert positions == sorted(positions)
+    assert machine.appender.commands == before + len(steps), "none of them conflicted"
 
 
 async def test_what_was_presumed_and_not_written_is_forgotten(

@@ -14,9 +14,11 @@ import msgspec
 import pytest
 
 from api.read_models import ReadModels, Snapshot
+from commands.add_reaction import AddReaction
 from commands.mark_delivered import MarkDelivered
 from commands.mark_read import MarkRead
 from commands.remove_member import RemoveMember
+from commands.request_contact import RequestContact
 from commands.send_message import SendMessage
 from commands.update_profile import UpdateProfile
 from domain.ids import ChatId, MessageId, UserId
@@ -109,6 +111,10 @@ async def crowd(machine: Machine) -> Crowd:
     await machine.run(RemoveMember(chat_id=crowd.chat_id, user_id=people[3]), people[0])
     await machine.add(people[0], crowd.chat_id, people[4])
     await crowd.talk(6)
+    await machine.run(RequestContact(user_id=people[1]), people[0])
+    sent = SendMessage(chat_id=crowd.chat_id, content="liked")
+    message_id = answer(await machine.run(sent, people[0]))["message_id"]
+    await machine.run(AddReaction(message_id=message_id, emoji="👍"), people[1])
     return crowd
 
 
@@ -458,6 +464,30 @@ TAMPER: dict[str, tuple[str, str, str]] = {
         "UPDATE chat_sequences SET last_seq = last_seq + 1",
         "DELETE FROM chat_sequences",
         "INSERT INTO chat_sequences VALUES (gen_random_uuid(), 1, gen_random_uuid())",
+    ),
+    "contacts": (
+        "UPDATE contacts SET accepted_at = created_at",
+        "DELETE FROM contacts",
+        """
+            INSERT INTO contacts (user_id, contact_id, status, requested_by, created_at) SELECT
+            contact_id, gen_random_uuid(), 'pending', contact_id, created_at FROM contacts
+        """,
+    ),
+    "message_reactions": (
+        "UPDATE message_reactions SET created_at = created_at - interval '1 second'",
+        "DELETE FROM message_reactions",
+        """
+            INSERT INTO message_reactions (message_id, user_id, emoji, created_at) SELECT
+            message_id, user_id, '👎', created_at FROM message_reactions
+        """,
+    ),
+    "message_search": (
+        "UPDATE message_search SET words = words || 'more'",
+        "DELETE FROM message_search",
+        """
+            INSERT INTO message_search (message_id, chat_id, position, words) SELECT
+            gen_random_uuid(), chat_id, 1000, words FROM message_search LIMIT 1
+        """,
     ),
     "message_delivery": (
         """

@@ -257,6 +257,8 @@ ACCOUNTS_DELETED: tuple[Event, ...] = (
     ProfileUpdated(user_id=BEN, display_name="Benno", avatar_url="http://b.example"),
     PasswordChanged(user_id=BEN, password_hash="other"),
     StatusChanged(user_id=BEN, status="away"),
+    PasswordChanged(user_id=ANNA, password_hash="other"),
+    ProfileUpdated(user_id=ANNA, display_name="Annie", avatar_url=None),
     StatusChanged(user_id=CARL, status="away"),
     AccountDeleted(user_id=BEN, erase_messages=True),
     sent(6, ANNA),
