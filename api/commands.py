@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from api import problems
+from api import problems, rate_limits
 from api.bodies import decode
 from api.http import Inbound, Reply, log_position
 from api.operations import Call, Operation, Parameter
@@ -20,6 +20,7 @@ from api.parts import Parts
 from api.problems import (
     Malformed,
     Problem,
+    RateLimited,
     ServiceUnavailable,
     TooLarge,
     Unauthenticated,
@@ -27,6 +28,7 @@ from api.problems import (
 )
 from commands import BY_NAME, HANDLERS
 from commands.command import Command, Handler
+from domain.ids import UserId
 from domain.refusals import (
     Conflict,
     Forbidden,
@@ -38,6 +40,7 @@ from domain.refusals import (
     WrongPassword,
 )
 from infra.executor import Done, KeyReused, Request
+from infra.login_limits import TooManyFailures
 from infra.tokens import Caller
 
 MAX_COMMAND_BYTES = 1_000_000
@@ -92,8 +95,12 @@ async def execute(
     """What HTTP adds to the executor: metrics, the sessions that a new password ends, and all
     that the end of an account brings."""
     actor = caller.user_id if caller else None
+    request = Request(command, actor, key, inbound.request_id)
     try:
-        done = await parts.executor.execute(Request(command, actor, key, inbound.request_id))
+        if handler.has_password and actor is not None:
+            done = await _with_password(parts, request, actor, inbound)
+        else:
+            done = await parts.executor.execute(request)
         if handler.name == "change-password" and caller is not None:
             await parts.sessions.end_others(caller.user_id, caller.session_id)
         if handler.name == "delete-account" and caller is not None:
@@ -104,6 +111,23 @@ async def execute(
         raise
     parts.metrics.command(handler.name, "replayed" if done.replayed else "done")
     return done
+
+
+async def _with_password(parts: Parts, request: Request, user_id: UserId, inbound: Inbound) -> Done:
+    """Wrong passwords count as at a login: a stolen token may not guess without end."""
+    limits = parts.login_limits
+    try:
+        # No username has a space in it.
+        async with limits.attempt(f"user {user_id}", rate_limits.address(inbound.scope)) as attempt:
+            try:
+                done = await parts.executor.execute(request)
+            except WrongPassword:
+                await limits.failed(attempt)
+                raise
+            await limits.succeeded(attempt)
+            return done
+    except TooManyFailures as error:
+        raise RateLimited(str(error), retry_after_seconds=error.retry_after_seconds) from None
 
 
 def _single(handler: Handler) -> Callable[[Call], Awaitable[Reply]]:

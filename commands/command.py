@@ -38,12 +38,13 @@ from domain.user import User
 MIN_PASSWORD_BYTES = 8
 MAX_PASSWORD_BYTES = 72  # bcrypt reads no further
 
-DisplayName = Annotated[str, Meta(min_length=1, max_length=100)]
+# Not of spaces alone.
+DisplayName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\S")]
 # `$(?!\n)`: alone, `$` would let a newline at the end through.
 AvatarUrl = Annotated[
     str, Meta(max_length=500, pattern=r"^[hH][tT][tT][pP][sS]?://[^\s/?#]+[^\s]*$(?!\n)")
 ]
-GroupName = Annotated[str, Meta(min_length=1, max_length=100)]
+GroupName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\S")]
 # URL-safe without escaping, and no `direct-…`, which names direct chats (`check_slug`).
 Slug = Annotated[
     str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$(?!\n)")

@@ -1,5 +1,6 @@
 """create-group: the creator owns it; 1 to 299 others (data-model.md, entity 3)."""
 
+import re
 from typing import Annotated
 
 from msgspec import Meta
@@ -13,6 +14,7 @@ from domain.refusals import Conflict, Invalid
 
 # UUIDv7 begins with the time: its end is the random part.
 RANDOM_SLUG_DIGITS = 16
+RANDOM_SLUG = re.compile(f"group-[0-9a-f]{{{RANDOM_SLUG_DIGITS}}}")
 
 
 class CreateGroup(Command, frozen=True, kw_only=True):
@@ -66,7 +68,11 @@ def _again(create: CreateGroup, others: list[UserId], chat: Chat, context: Conte
         or first.owner_id != context.actor
         or set(first.member_ids) != set(others)
         or (first.name, first.avatar_url) != (create.name, create.avatar_url)
-        or create.slug not in (None, first.slug)
+        or not _is_same_slug(create.slug, first.slug)
     ):
         raise Conflict("this chat_id is taken")
     return Decision([], Created(chat_id=first.chat_id, slug=first.slug), repeats=chat.position)
+
+
+def _is_same_slug(again: str | None, first: str) -> bool:
+    return RANDOM_SLUG.fullmatch(first) is not None if again is None else again == first

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from commands.command import Answer, Command, Context, Decision, View
 from commands.members import known_users
-from commands.sending import check_contacts
+from commands.sending import check_contacts, check_not_blocked
 from commands.slugs import RESERVED_PREFIX, slug_claim
 from domain.chat import DirectChatOpened
 from domain.ids import UUID_TEXT, ChatId, UserId, direct_chat_id
@@ -33,7 +33,10 @@ def decide(open_: OpenDirectChat, context: Context, view: View) -> Decision:
     if view.chat(chat_id).exists:
         return Decision([], Opened(chat_id=chat_id, created=False))
     known_users(view, [actor, other])
-    check_contacts(view.contact(actor, other), actor, other)
+    contact = view.contact(actor, other)
+    # In this order, so that no stranger hears of a block.
+    check_contacts(contact)
+    check_not_blocked(contact, actor, other)
     pair = sorted((actor, other))
     opened = DirectChatOpened(
         chat_id=chat_id, by=actor, user_ids=pair, slug=RESERVED_PREFIX + "-".join(pair)

@@ -41,9 +41,12 @@ def decide(send: SendMessage, context: Context, view: View) -> Decision:
     message_id = send.message_id or MessageId(context.id(0))
     formatting = formatting_of(send.metadata, send.content)
     message = view.new_message(message_id)
-    if message.exists:
-        return _again(send, formatting, message, context)
+    if message.exists and _is_same(send, formatting, message, context):
+        answer = Sent(message_id=message_id, created_at=message.created_at)
+        return Decision([], answer, repeats=message.position)
     chat = open_chat(view, send.chat_id, context.actor)
+    if message.exists:
+        raise Conflict("this message_id is taken")
     check_may_send(view, chat, context.actor)
     if send.reply_to_id is not None:
         target = view.message(send.reply_to_id)
@@ -60,20 +63,10 @@ def decide(send: SendMessage, context: Context, view: View) -> Decision:
     return Decision([sent], Sent(message_id=message_id, created_at=context.now))
 
 
-def _again(
-    send: SendMessage, formatting: Formatting, message: Message, context: Context
-) -> Decision:
+def _is_same(send: SendMessage, formatting: Formatting, message: Message, context: Context) -> bool:
     """The same message sent again answers as at first (contract.md, section 2)."""
-    same = (
+    return (
         message.chat_id == send.chat_id
         and message.sender_id == context.actor
         and message.fingerprint == fingerprint(send.content, formatting, send.reply_to_id)
-    )
-    if not same:
-        raise Conflict("this message_id is taken")
-    message_id = send.message_id or MessageId("")
-    return Decision(
-        [],
-        Sent(message_id=message_id, created_at=message.created_at),
-        repeats=message.position,
     )

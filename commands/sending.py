@@ -11,16 +11,18 @@ from domain.refusals import Blocked, NotContacts
 
 
 def check_may_send(view: View, chat: Chat, actor: UserId) -> None:
-    if chat.is_direct:
-        peer = chat.peer(actor)
-        # Their contact goes a moment after their account.
-        if view.user(peer).is_deleted:
-            raise NotContacts("this account is deleted")
-        check_contacts(view.contact(actor, peer), actor, peer)
+    if not chat.is_direct:
+        return
+    peer = chat.peer(actor)
+    # Their contact goes a moment after their account.
+    if view.user(peer).is_deleted:
+        raise NotContacts("this account is deleted")
+    contact = view.contact(actor, peer)
+    check_not_blocked(contact, actor, peer)
+    check_contacts(contact)
 
 
-def check_contacts(contact: Contact, actor: UserId, other: UserId) -> None:
-    check_not_blocked(contact, actor, other)
+def check_contacts(contact: Contact) -> None:
     if not contact.is_accepted:
         raise NotContacts("this takes an accepted contact")
 

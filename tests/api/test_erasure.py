@@ -402,8 +402,8 @@ async def test_no_race_with_others_leaves_the_user_anywhere(
 ) -> None:
     """Others add the user to groups, write to and with them, until the account is gone."""
     async with (
-        serving_all(database_url, nats_url) as api,
-        serving(database_url, nats_url) as other,
+        serving_all(database_url, nats_url, rate_limits=False) as api,
+        serving(database_url, nats_url, rate_limits=False) as other,
         connected(database_url) as connection,
     ):
         now = await scene(api)

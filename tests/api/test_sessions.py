@@ -271,6 +271,24 @@ async def test_wrong_passwords_are_throttled_by_address(database_url: str, nats_
         problem(await attempt(api, "ann", PASSWORD), 429, "rate-limited")
 
 
+async def test_wrong_passwords_in_commands_are_throttled_too(
+    database_url: str, nats_url: str
+) -> None:
+    async with serving(database_url, nats_url, login_failures_per_account=3) as api:
+        ann = await api.person("ann")
+        new = {"new_password": "12345678"}
+        wrong = [
+            await ann.send("change-password", current_password="wrong", **new),
+            await ann.send("delete-account", password="wrong"),
+            await ann.send("delete-account", password="wrong again"),
+        ]
+        for answer in wrong:
+            problem(answer, 403, "wrong-credentials")
+        answer = await ann.send("change-password", current_password=PASSWORD, **new)
+        problem(answer, 429, "rate-limited")
+        assert int(answer.headers["retry-after"]) >= 1
+
+
 async def test_the_throttle_opens_when_its_window_ends(database_url: str, nats_url: str) -> None:
     async with serving(
         database_url, nats_url, login_failures_per_account=2, login_window_seconds=1

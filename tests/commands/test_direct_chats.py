@@ -15,7 +15,7 @@ from commands.open_direct_chat import OpenDirectChat, Opened
 from commands.remove_reaction import RemoveReaction
 from commands.send_message import SendMessage
 from domain.chat import DirectChatOpened
-from domain.contact import ContactEvent, ContactRemoved, ContactRequested, Standing
+from domain.contact import ContactBlocked, ContactEvent, ContactRemoved, ContactRequested, Standing
 from domain.ids import UserId, chat_stream, contact_stream, direct_chat_id, user_stream
 from domain.message import ReactionAdded
 from domain.refusals import Blocked, Forbidden, Invalid, NotContacts, NotFound
@@ -117,6 +117,16 @@ def test_no_direct_chat_is_opened_under_a_block(between: ContactEvent) -> None:
     for command, by in ((OPEN_BEN, ANNA), (OPEN_ANNA, BEN)):
         with pytest.raises(Blocked):
             two(between).when(command, by=by)
+
+
+@pytest.mark.parametrize("blocker", [ANNA, BEN])
+def test_no_stranger_hears_of_a_block_by_opening_a_chat(blocker: UserId) -> None:
+    standing = Standing(blocked_at={blocker: FIRST_TIME})
+    other = BEN if blocker == ANNA else ANNA
+    block = ContactBlocked(user_id=blocker, contact_id=other, standing=standing)
+    for command, by in ((OPEN_BEN, ANNA), (OPEN_ANNA, BEN)):
+        with pytest.raises(NotContacts):
+            two(block).when(command, by=by)
 
 
 @pytest.mark.parametrize("later", [(), (REMOVED,), (BLOCKED_BY_BEN,), (BLOCKED_BY_ANNA,)])

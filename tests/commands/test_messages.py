@@ -185,6 +185,11 @@ def test_a_message_id_is_not_used_twice_with_other_content(again: SendMessage, b
         chat(sent(1)).when(again, by=by)
 
 
+def test_who_is_not_in_a_chat_does_not_hear_which_ids_are_taken() -> None:
+    with pytest.raises(NotFound):
+        chat(sent(1)).when(send(content="guessed"), by=DORA)
+
+
 def test_a_message_id_of_a_system_message_is_taken() -> None:
     told = SystemMessageSent(
         message_id=message_id(1), chat_id=CHAT, kind="member_left", actor_id=CARL

@@ -260,6 +260,8 @@ class Messenger:
             if chat["slug"] == slug:
                 return idle(chat_id=chat_id, created=False)
         self._known([other])
+        if not self._between(actor, other)["is_accepted"]:
+            raise Refused(403, "not-contacts")
         self._check_contacts(actor, other)
         chat_id = chosen.get("chat_id", "?")
         self._begin(chat_id, "direct", slug, dict.fromkeys(pair, "member"))
@@ -294,9 +296,10 @@ class Messenger:
             "others": set(others),
             "name": data["name"],
             "avatar_url": data.get("avatar_url"),
+            "given_slug": data.get("slug"),
         }
         if chat_id in self.chats:
-            return self._created_again(self.chats[chat_id], first, data)
+            return self._created_again(self.chats[chat_id], first)
         self._check_addable(actor, others)
         slug = data.get("slug") or chosen.get("slug", "?")
         self._check_slug_free(slug)
@@ -312,11 +315,9 @@ class Messenger:
         )
         return done(chat_id=chat_id, slug=slug)
 
-    def _created_again(self, chat: Json, asked: Json, data: Json) -> Outcome:
+    def _created_again(self, chat: Json, asked: Json) -> Outcome:
         first = chat["first"]
         if first is None or any(first[name] != value for name, value in asked.items()):
-            raise Refused(409, "conflict")
-        if data.get("slug") not in (None, first["slug"]):
             raise Refused(409, "conflict")
         answer = {"chat_id": chat["id"], "slug": first["slug"]}
         return Outcome(answer=answer, position=first["position"])
@@ -491,12 +492,12 @@ class Messenger:
         formatting = _formatting(data)
         said = (actor, data["chat_id"], data["content"], formatting, data.get("reply_to_id"))
         message_id = data.get("message_id") or chosen.get("message_id", "?")
-        if message_id in self.messages:
-            first = self.messages[message_id]
-            if first.get("said") != said:
-                raise Refused(409, "conflict")
+        first = self.messages.get(message_id)
+        if first is not None and first.get("said") == said:
             return Outcome(answer={"message_id": message_id}, position=first["position"])
         chat = self._chat(actor, data["chat_id"])
+        if first is not None:
+            raise Refused(409, "conflict")
         self._check_may_send(actor, chat)
         target = data.get("reply_to_id")
         if target is not None and target not in chat["messages"]:
