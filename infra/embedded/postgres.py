@@ -47,7 +47,7 @@ CONNECT_TIMEOUT_SECONDS = 2
 SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",  # a socket's path has a limit that a directory may exceed
-    "max_connections": "100",
+    "max_connections": "200",
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
     "max_wal_size": "4GB",
