@@ -29,7 +29,7 @@ from infra.embedded import postgres as embedded_postgres
 # A test that uses a database makes it once for all its examples: they must not meet in it.
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.register_profile("dev", SHARED, max_examples=30)
-settings.register_profile("ci", SHARED, max_examples=100, derandomize=True, print_blob=True)
+settings.register_profile("ci", SHARED, max_examples=50, derandomize=True, print_blob=True)
 settings.register_profile("nightly", SHARED, max_examples=3_000)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")

@@ -20,6 +20,8 @@ from tests.machine.model import TIME
 PROCESSES = 2
 TIMEOUT_SECONDS = 20.0
 MAX_READS_AT_ONCE = 16
+ENDED_SECONDS = 1.0
+ENDED_POLL_SECONDS = 0.01
 TIMES = (
     "created_at",
     "updated_at",
@@ -77,9 +79,25 @@ class World:
         if sent.key:
             headers["Idempotency-Key"] = sent.key
         client = self._apis[sent.process].client
-        return _heard(
+        heard = _heard(
             await client.post(f"/v1/commands/{sent.name}", json=sent.data, headers=headers)
         )
+        await self._until_known([sent], [heard])
+        return heard
+
+    async def _until_known(self, some: list[Sent], heard: list[Heard]) -> None:
+        """An ended session may work for a second more in the other processes (contract.md,
+        section 3), and the model knows no such second."""
+        for sent, answer in zip(some, heard, strict=True):
+            if sent.name == "delete-account" and answer.status == 200:
+                async with asyncio.timeout(ENDED_SECONDS):
+                    for api in self._apis:
+                        while await self._is_known(api, sent.actor):
+                            await asyncio.sleep(ENDED_POLL_SECONDS)
+
+    async def _is_known(self, api: Api, actor: str | None) -> bool:
+        response = await api.client.get("/v1/sessions", headers=self._headers[actor])
+        return response.status_code != 401
 
     async def send_all(self, some: list[Sent]) -> list[Heard]:
         return list(await asyncio.gather(*(self.send(sent) for sent in some)))
@@ -97,7 +115,9 @@ class World:
         if response.status_code == 401:
             return [_heard(response)] * len(some)
         assert response.status_code == 200, response.text
-        return [_heard_in_batch(result) for result in response.json()["results"]]
+        heard = [_heard_in_batch(result) for result in response.json()["results"]]
+        await self._until_known(some, heard)
+        return heard
 
     async def see(self, user_id: str, path: str, after: int, process: int = 0) -> Any:
         """What a query answers once the read models are there; the code of a refusal."""
