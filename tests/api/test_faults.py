@@ -141,4 +141,17 @@ async def test_a_cut_in_mid_work_costs_no_acknowledged_command(api: Api, cable: 
         cable.mend()
     await asyncio.gather(*sending)
     assert len(positions) == len(set(positions))
-    assert max(positions) <= good(await api.client.get("/v1/status"))["position"]
+    assert max(positions, default=0) <= await _head(api)
+
+
+async def _head(api: Api) -> int:
+    """The log's head: as often as it takes, for the last cut may have left dead connections."""
+    responses = []
+
+    async def answers() -> bool:
+        responses.append(await api.client.get("/v1/status"))
+        return responses[-1].status_code == 200
+
+    await until(answers, "the status answers")
+    position: int = good(responses[-1])["position"]
+    return position

@@ -64,10 +64,11 @@ KILLS = 12
 KILL_PAUSE_SECONDS = 0.1
 MAX_MESSAGES = 10_000
 
+# Not an autovacuum that happens to be there: only a superuser may end that.
 KILL_OTHERS = """
     SELECT pid, pg_terminate_backend(pid)
     FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid()
+    WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
 """
 
 EVERY_TYPE = [event.type for event in (GroupCreated, MembersAdded, MemberRemoved, MemberLeft)] + [

@@ -264,10 +264,8 @@ async def test_a_purged_stream_is_filled_again(
 
 
 async def _begins_with(bus: Bus, sequence: int) -> bool:
-    if await bus.last_sequence(STREAM) is None:
-        return False
-    state = (await bus.jetstream.stream_info(STREAM)).state
-    return state.first_seq == sequence and state.messages > 0
+    extent = await bus.extent(STREAM)
+    return extent is not None and extent.first == sequence and extent.messages > 0
 
 
 async def test_a_copy_ahead_of_the_log_stops_the_relay(
