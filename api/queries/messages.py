@@ -33,8 +33,41 @@ MEMBERSHIP = """
         AND NOT c.is_deleted
 """
 
-# What is shown of the message `m`, in one row: where `JOINS` adds to it.
-SELECT_MESSAGE: LiteralString = """
+# What is shown of the messages in `page`. Reactions and delivery are gathered for the page at once: a subquery a message took a third of
+# the whole. How far a message got is counted for the caller's own only. A reply is found
+# through the places, so it is looked for in its own partition only.
+SHOWN: LiteralString = """
+    reactions AS (
+        SELECT
+            message_id,
+            json_agg(
+                json_build_object('emoji', emoji, 'count', count, 'me', me)
+                ORDER BY first_at, emoji
+            ) AS items
+        FROM (
+            SELECT
+                r.message_id,
+                r.emoji,
+                count(*) AS count,
+                bool_or(r.user_id = %(caller)s) AS me,
+                min(r.created_at) AS first_at
+            FROM page
+            JOIN message_reactions AS r ON r.message_id = page.id
+            GROUP BY r.message_id, r.emoji
+        ) AS grouped
+        GROUP BY message_id
+    ),
+    delivery AS (
+        SELECT
+            d.message_id,
+            count(*) AS recipients,
+            count(*) FILTER (WHERE d.status <> 'pending') AS delivered,
+            count(*) FILTER (WHERE d.status = 'read') AS read
+        FROM page
+        JOIN message_delivery AS d ON d.message_id = page.id
+        WHERE page.sender_id = %(caller)s
+        GROUP BY d.message_id
+    )
     SELECT
         m.id,
         m.chat_id,
@@ -56,50 +89,24 @@ SELECT_MESSAGE: LiteralString = """
         m.deleted_at,
         m.created_at,
         reactions.items AS reactions,
-        delivery.recipients,
-        delivery.delivered,
-        delivery.read
-"""
-
-# A reply is found through the places, so it is looked for in its own partition only. How far
-# a message got is counted for the caller's own: of the others, the null finds nothing at all.
-JOINS: LiteralString = """
+        coalesce(delivery.recipients, 0) AS recipients,
+        coalesce(delivery.delivered, 0) AS delivered,
+        coalesce(delivery.read, 0) AS read
+    FROM page AS m
     LEFT JOIN users AS sender ON sender.id = m.sender_id
     LEFT JOIN message_places AS place ON place.id = m.reply_to_id
     LEFT JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
     LEFT JOIN users AS reply_sender ON reply_sender.id = reply.sender_id
-    LEFT JOIN LATERAL (
-        SELECT json_agg(
-            json_build_object('emoji', emoji, 'count', count, 'me', me) ORDER BY first_at, emoji
-        ) AS items
-        FROM (
-            SELECT
-                emoji,
-                count(*) AS count,
-                bool_or(user_id = %(caller)s) AS me,
-                min(created_at) AS first_at
-            FROM message_reactions
-            WHERE message_id = m.id
-            GROUP BY emoji
-        ) AS grouped
-    ) AS reactions ON true
-    LEFT JOIN LATERAL (
-        SELECT
-            count(*) AS recipients,
-            count(*) FILTER (WHERE status <> 'pending') AS delivered,
-            count(*) FILTER (WHERE status = 'read') AS read
-        FROM message_delivery
-        WHERE message_id = CASE WHEN m.sender_id = %(caller)s THEN m.id END
-    ) AS delivery ON true
+    LEFT JOIN reactions ON reactions.message_id = m.id
+    LEFT JOIN delivery ON delivery.message_id = m.id
 """
 
 # The page first, for participants only; then what is shown with it. The inner limit is
 # MAX_LIMIT and one more: a number that the planner sees, so that it plans for a page and not
 # for a tenth of all that a chat may hold.
-BEFORE = (
-    SELECT_MESSAGE
-    + """
-    FROM (
+BEFORE: LiteralString = (
+    """
+    WITH page AS MATERIALIZED (
         SELECT *
         FROM (
             SELECT *
@@ -116,18 +123,17 @@ BEFORE = (
         ) AS longest
         ORDER BY seq DESC
         LIMIT %(limit)s
-    ) AS m
+    ),
 """
-    + JOINS
+    + SHOWN
     + """
     ORDER BY m.seq DESC
 """
 )
 
-AFTER = (
-    SELECT_MESSAGE
-    + """
-    FROM (
+AFTER: LiteralString = (
+    """
+    WITH page AS MATERIALIZED (
         SELECT *
         FROM (
             SELECT *
@@ -144,30 +150,30 @@ AFTER = (
         ) AS longest
         ORDER BY seq
         LIMIT %(limit)s
-    ) AS m
+    ),
 """
-    + JOINS
+    + SHOWN
     + """
     ORDER BY m.seq
 """
 )
 
 # Through the places, so that each is looked for in its own partition only.
-BY_ID = (
-    SELECT_MESSAGE
-    + """
-    FROM message_places AS here
-    JOIN messages AS m ON m.id = here.id AND m.created_at = here.created_at
-    JOIN chat_participants AS p ON p.chat_id = here.chat_id
-    JOIN chats AS c ON c.id = here.chat_id
+BY_ID: LiteralString = (
+    """
+    WITH page AS MATERIALIZED (
+        SELECT m.*
+        FROM message_places AS here
+        JOIN messages AS m ON m.id = here.id AND m.created_at = here.created_at
+        JOIN chat_participants AS p ON p.chat_id = here.chat_id
+        JOIN chats AS c ON c.id = here.chat_id
+        WHERE here.id = ANY (%(ids)s)
+            AND p.user_id = %(caller)s
+            AND p.left_at IS NULL
+            AND NOT c.is_deleted
+    ),
 """
-    + JOINS
-    + """
-    WHERE here.id = ANY (%(ids)s)
-        AND p.user_id = %(caller)s
-        AND p.left_at IS NULL
-        AND NOT c.is_deleted
-"""
+    + SHOWN
 )
 
 
