@@ -25,6 +25,7 @@ from api import commands, openapi, problems, queries, sessions, status
 from api.http import Door, Inbound, NoContent, Reply, problem_reply, unreadable
 from api.operations import Call, Operation, caller_of
 from api.parts import Parts, opened
+from infra import garbage
 from infra.logs import Logger
 from infra.settings import Settings
 
@@ -75,7 +76,9 @@ async def serve(settings: Settings, *, host: str, port: int, fd: int | None) -> 
         # Given the descriptor, uvicorn takes it for a Unix socket: without TCP_NODELAY each answer
         # on a kept-alive connection would wait 40 ms, and no client's address would be known.
         sockets = None if fd is None else [socket.socket(fileno=fd)]
-        await Server(config(create_app(parts), host=host, port=port)).serve(sockets=sockets)
+        server = Server(config(create_app(parts), host=host, port=port))
+        garbage.settle()
+        await server.serve(sockets=sockets)
 
 
 def config(app: ASGIApp, *, host: str, port: int) -> uvicorn.Config:

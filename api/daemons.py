@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from infra import database
+from infra import database, garbage
 from infra.bus import Bus
 from infra.keyring import Keyring, Secret
 from infra.logs import Logger
@@ -26,6 +26,7 @@ async def until_signal(*work: Coroutine[Any, Any, None]) -> None:
     stopped = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stopped.set)
+    garbage.settle()
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     waiting = asyncio.create_task(stopped.wait())
     try:
