@@ -33,9 +33,15 @@ MEMBERSHIP = """
         AND NOT c.is_deleted
 """
 
-# What is shown of the messages in `page`. Reactions and delivery are gathered for the page at once: a subquery a message took a third of
-# the whole. How far a message got is counted for the caller's own only. A reply is found
-# through the places, so it is looked for in its own partition only.
+# Each statement finds its page of messages first.
+PAGE: LiteralString = """
+    WITH page AS MATERIALIZED (
+"""
+
+# What is shown of the messages in `page`. Reactions and delivery are gathered for the page at
+# once: a subquery a message took a third of the whole. How far a message got is counted for
+# the caller's own only. A reply is found through the places, so it is looked for in its own
+# partition only.
 SHOWN: LiteralString = """
     reactions AS (
         SELECT
@@ -105,8 +111,8 @@ SHOWN: LiteralString = """
 # MAX_LIMIT and one more: a number that the planner sees, so that it plans for a page and not
 # for a tenth of all that a chat may hold.
 BEFORE: LiteralString = (
-    """
-    WITH page AS MATERIALIZED (
+    PAGE
+    + """
         SELECT *
         FROM (
             SELECT *
@@ -132,8 +138,8 @@ BEFORE: LiteralString = (
 )
 
 AFTER: LiteralString = (
-    """
-    WITH page AS MATERIALIZED (
+    PAGE
+    + """
         SELECT *
         FROM (
             SELECT *
@@ -160,8 +166,8 @@ AFTER: LiteralString = (
 
 # Through the places, so that each is looked for in its own partition only.
 BY_ID: LiteralString = (
-    """
-    WITH page AS MATERIALIZED (
+    PAGE
+    + """
         SELECT m.*
         FROM message_places AS here
         JOIN messages AS m ON m.id = here.id AND m.created_at = here.created_at
