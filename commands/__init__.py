@@ -21,6 +21,7 @@ from commands import (
     mark_read,
     open_direct_chat,
     register_user,
+    remove_attachment,
     remove_contact,
     remove_member,
     remove_reaction,
@@ -32,6 +33,7 @@ from commands import (
     unblock_contact,
     update_group,
     update_profile,
+    upload_attachment,
 )
 from commands.command import Answer, Handler
 
@@ -96,6 +98,16 @@ HANDLERS: tuple[Handler, ...] = (
 # What the shell itself commands; no client can.
 INTERNAL: tuple[Handler, ...] = (
     Handler("settle-deletion", settle_deletion.SettleDeletion, Answer, settle_deletion.decide),
+    Handler(
+        "upload-attachment", upload_attachment.UploadAttachment, Answer, upload_attachment.decide
+    ),
+    Handler(
+        "remove-attachment",
+        remove_attachment.RemoveAttachment,
+        Answer,
+        remove_attachment.decide,
+        needs_actor=False,
+    ),
 )
 
 BY_NAME = {handler.name: handler for handler in HANDLERS}

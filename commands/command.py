@@ -9,21 +9,24 @@ Nothing to do: a decision without events. Forbidden: a `Refusal`. Time and ids c
 context, and are the same when a decision is made again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
+from domain.attachment import Attachment
 from domain.chat import Chat
 from domain.contact import Contact
 from domain.event import Event
 from domain.ids import (
+    AttachmentId,
     ChatId,
     MessageId,
     StreamId,
     UserId,
+    attachment_stream,
     chat_stream,
     contact_stream,
     message_stream,
@@ -150,6 +153,10 @@ class View:
         state: Message = self._state(message_stream(message_id))
         return state
 
+    def attachments(self, attachment_ids: Sequence[AttachmentId]) -> list[Attachment]:
+        """Many at once, fetched together."""
+        return self._all([attachment_stream(attachment_id) for attachment_id in attachment_ids])
+
     def contact(self, one: UserId, other: UserId) -> Contact:
         state: Contact = self._state(contact_stream(one, other))
         return state
@@ -173,6 +180,10 @@ class View:
 
     def new_message(self, message_id: MessageId) -> Message:
         state: Message = self._presumed_new(message_stream(message_id), Message())
+        return state
+
+    def new_attachment(self, attachment_id: AttachmentId) -> Attachment:
+        state: Attachment = self._presumed_new(attachment_stream(attachment_id), Attachment())
         return state
 
     def fact(self, fact: Fact) -> Any:

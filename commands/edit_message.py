@@ -10,14 +10,15 @@ from commands.messages import open_message
 from commands.sending import check_may_send
 from domain.ids import UUID_TEXT, MessageId
 from domain.message import MAX_CONTENT_CHARACTERS, MessageEdited, text_fingerprint
-from domain.refusals import Conflict, Forbidden
+from domain.refusals import Conflict, Forbidden, Invalid
 
 
 class EditMessage(Command, frozen=True, kw_only=True):
-    """`metadata` as in send-message: left out, the text is plain from now on."""
+    """`content` may be empty where there are attachments, as in send-message; `metadata` too:
+    left out, the text is plain from now on."""
 
     message_id: Annotated[MessageId, UUID_TEXT]
-    content: Annotated[str, Meta(min_length=1, max_length=MAX_CONTENT_CHARACTERS)]
+    content: Annotated[str, Meta(max_length=MAX_CONTENT_CHARACTERS)]
     metadata: Metadata | None = None
 
 
@@ -29,6 +30,8 @@ def decide(edit: EditMessage, context: Context, view: View) -> Decision:
     if message.is_deleted:
         raise Conflict("the message is deleted")
     check_may_send(view, chat, context.actor)
+    if not edit.content and not message.attachment_ids:
+        raise Invalid("a message without attachments needs a text", field="content")
     if message.shown == text_fingerprint(edit.content, formatting):
         return Decision([])
     edited = MessageEdited(

@@ -5,6 +5,7 @@ explicit table of every event that the log may hold; a new event is a line in it
 in its noun's module and a golden file in tests/golden/events.
 """
 
+from domain.attachment import AttachmentRemoved, AttachmentUploaded
 from domain.chat import (
     DirectChatOpened,
     GroupCreated,
@@ -61,6 +62,8 @@ EVENTS: tuple[type[Event], ...] = (
     MemberLeft,
     RoleChanged,
     OwnershipTransferred,
+    AttachmentUploaded,
+    AttachmentRemoved,
     MessageSent,
     MessageEdited,
     MessageDeleted,

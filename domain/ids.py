@@ -12,6 +12,7 @@ from msgspec import Meta
 UserId = NewType("UserId", str)
 ChatId = NewType("ChatId", str)
 MessageId = NewType("MessageId", str)
+AttachmentId = NewType("AttachmentId", str)
 StreamId = NewType("StreamId", str)
 
 # The pattern alone would let a trailing newline through: `$` matches before it.
@@ -48,6 +49,10 @@ def is_direct_chat_id(chat_id: ChatId) -> bool:
 
 def message_stream(message_id: MessageId) -> StreamId:
     return StreamId(f"message-{message_id}")
+
+
+def attachment_stream(attachment_id: AttachmentId) -> StreamId:
+    return StreamId(f"attachment-{attachment_id}")
 
 
 def contact_stream(one: UserId, other: UserId) -> StreamId:

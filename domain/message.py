@@ -6,6 +6,7 @@ names of the day, and a deleted account leaves no name behind.
 Rules: data-model.md, entity 5.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import ClassVar, Literal, assert_never
@@ -13,7 +14,7 @@ from typing import ClassVar, Literal, assert_never
 import msgspec
 
 from domain.event import Event, MessageText, Place
-from domain.ids import ChatId, MessageId, StreamId, UserId, message_stream
+from domain.ids import AttachmentId, ChatId, MessageId, StreamId, UserId, message_stream
 
 MAX_CONTENT_CHARACTERS = 10_000
 
@@ -40,12 +41,16 @@ class MessageEvent(Event, frozen=True, kw_only=True):
 
 
 class MessageSent(MessageEvent, frozen=True, kw_only=True):
+    """Version 2 has `attachment_ids`, in the order to be shown in."""
+
     type: ClassVar[str] = "message_sent"
+    version: ClassVar[int] = 2
     chat_id: ChatId
     sender_id: UserId
     content: MessageText
     formatting: Formatting = msgspec.field(default_factory=dict)
     reply_to_id: MessageId | None = None
+    attachment_ids: list[AttachmentId] = msgspec.field(default_factory=list)
 
 
 class SystemMessageSent(MessageEvent, frozen=True, kw_only=True):
@@ -104,15 +109,18 @@ class Message(msgspec.Struct, frozen=True):
     shown: bytes = b""
     is_deleted: bool = False
     reactions: frozenset[tuple[UserId, str]] = frozenset()
+    attachment_ids: tuple[AttachmentId, ...] = ()
 
 
 def fingerprint(
-    content: str | None, formatting: Formatting, reply_to_id: MessageId | None
+    content: str | None,
+    formatting: Formatting,
+    reply_to_id: MessageId | None,
+    attachment_ids: Sequence[AttachmentId] = (),
 ) -> bytes:
     """A digest of what was said: tells a repeated send from another one, keeps no text."""
-    return blake2b(
-        msgspec.json.encode((content, sorted(formatting.items()), reply_to_id)), digest_size=16
-    ).digest()
+    said = (content, sorted(formatting.items()), reply_to_id, attachment_ids)
+    return blake2b(msgspec.json.encode(said), digest_size=16).digest()
 
 
 def text_fingerprint(content: str | None, formatting: Formatting) -> bytes:
@@ -147,8 +155,11 @@ def _sent(event: Event, place: Place) -> Message:
                 event.sender_id,
                 place.position,
                 place.recorded_at,
-                fingerprint(event.content, event.formatting, event.reply_to_id),
+                fingerprint(
+                    event.content, event.formatting, event.reply_to_id, event.attachment_ids
+                ),
                 text_fingerprint(event.content, event.formatting),
+                attachment_ids=tuple(event.attachment_ids),
             )
         case SystemMessageSent():
             return Message(True, event.chat_id, None, place.position, place.recorded_at)

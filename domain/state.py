@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from domain import chat, contact, message, receipt, user
+from domain import attachment, chat, contact, message, receipt, user
 from domain.event import Event, Place
 from domain.ids import StreamId, category
 
@@ -20,6 +20,7 @@ AGGREGATES: dict[str, Aggregate] = {
     "user": Aggregate(user.User(), user.evolve),
     "chat": Aggregate(chat.Chat(), chat.evolve),
     "message": Aggregate(message.Message(), message.evolve),
+    "attachment": Aggregate(attachment.Attachment(), attachment.evolve),
     "contact": Aggregate(contact.Contact(), contact.evolve, last_event_suffices=True),
     "receipt": Aggregate(receipt.Receipt(), receipt.evolve, last_event_suffices=True),
 }

@@ -14,6 +14,7 @@ import msgspec
 
 from domain import EVENTS
 from domain.event import Event, Sealed
+from domain.upcasters import UPCASTERS
 from infra.errors import LogError
 from infra.keyring import NONCE_BYTES, KeyId, Keyring
 
@@ -77,12 +78,21 @@ def encode(event: Event, keyring: Keyring) -> bytes:
 def decode(type_name: str, version: int, data: str | bytes) -> Event:
     """The event with its sealed fields still sealed. Raises LogError."""
     shape = _BY_NAME.get((type_name, version))
-    if shape is None:
-        raise LogError(f"unknown event type {type_name} of schema version {version}")
     try:
-        return shape.decoder.decode(data)
+        return shape.decoder.decode(data) if shape else _upcast(type_name, version, data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LogError(f"a {type_name} event can't be decoded: {error}") from error
+
+
+def _upcast(type_name: str, version: int, data: str | bytes) -> Event:
+    """An event of an older version, as today's."""
+    if (type_name, version) not in UPCASTERS:
+        raise LogError(f"unknown event type {type_name} of schema version {version}")
+    fields: dict[str, Any] = msgspec.json.decode(data, type=dict)
+    while (type_name, version) in UPCASTERS:
+        fields = UPCASTERS[type_name, version](fields)
+        version += 1
+    return msgspec.convert(fields, _BY_NAME[type_name, version].event)
 
 
 def open_sealed(event: Event, keyring: Keyring) -> None:

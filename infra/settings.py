@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     s3_access_key: str
     s3_secret_key: str
     s3_bucket: str
+    s3_region: str
+    s3_public_endpoint: str | None
     secret: str | None
     host: str
     port: int
@@ -65,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     login_window_seconds: int
     read_wait_seconds: float
     ready_lag_seconds: float
+    attachment_unsent_seconds: float
     append_queue_limit: int
     log_level: str
 
@@ -327,6 +330,13 @@ SETTINGS: tuple[Setting, ...] = (
         "messenger",
         "the object store's bucket",
     ),
+    Setting("s3_region", _text("1 to 64 printable characters", 1, 64), "us-east-1", "its region"),
+    Setting(
+        "s3_public_endpoint",
+        _url("http", "https"),
+        None,
+        "where clients reach the object store, if elsewhere than we do",
+    ),
     Setting(
         "secret",
         _SECRET,
@@ -376,6 +386,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "ready_lag_seconds", _number(0.1, 3600), "30", "lag that makes a process not ready", "s"
+    ),
+    Setting(
+        "attachment_unsent_seconds",
+        _number(0, 31_536_000),
+        "86400",
+        "how long an attachment may wait to be sent before it is removed",
+        "s",
     ),
     Setting(
         "append_queue_limit", _COUNT, "4096", "commands that may wait in one process", "commands"

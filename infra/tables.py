@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Index, Table, text
-from sqlalchemy.dialects.postgresql import JSON, JSONB, TIMESTAMP, TSVECTOR, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, TIMESTAMP, TSVECTOR, UUID
 
 metadata = sa.MetaData()
 
@@ -24,6 +24,8 @@ def _required(name: str, kind: Any, *more: Any, **options: Any) -> Column[Any]:
 
 
 # ------------------------------------------------------------------------------- the log
+
+IS_UPLOAD = text("type = 'attachment_uploaded'")
 
 event_log = Table(
     "event_log",
@@ -40,6 +42,14 @@ event_log = Table(
     sa.UniqueConstraint("stream", "stream_version", name="event_log_stream_version"),
     sa.CheckConstraint("position > 0", name="event_log_position"),
     sa.CheckConstraint("stream_version > 0", name="event_log_version"),
+    # A message's attachments, a sender's, and all in turn: for removing objects (infra.removals).
+    Index(
+        "event_log_uploads_of_message", text("(data ->> 'message_id')"), postgresql_where=IS_UPLOAD
+    ),
+    Index(
+        "event_log_uploads_of_sender", text("(data ->> 'sender_id')"), postgresql_where=IS_UPLOAD
+    ),
+    Index("event_log_uploads", "position", postgresql_where=IS_UPLOAD),
     comment="Append-only, gapless from 1; written by append_v1 alone.",
 )
 # The newest message of a chat, for mark-read without a message (NewestMessage).
@@ -151,6 +161,25 @@ login_failures = Table(
     _required("failures", sa.Integer),
     _required("window_ends_at", TIME),
     comment="Throttles logins per account and per address; keys are keyed hashes.",
+)
+
+unfinished_uploads = Table(
+    "unfinished_uploads",
+    metadata,
+    Column("id", ID, primary_key=True),
+    _required("stream", sa.Text),
+    _required("keys", ARRAY(sa.Text)),
+    _required("begun_at", TIME),
+    comment="Objects that may be in the store before the stream's event says so, or without it.",
+)
+
+upkeep_positions = Table(
+    "upkeep_positions",
+    metadata,
+    Column("work", sa.Text, primary_key=True),
+    _required("position", sa.BigInteger),
+    _required("updated_at", TIME),
+    comment="Up to where in the log each work of `messenger maintain` is done.",
 )
 
 projection_checkpoints = Table(
@@ -334,7 +363,7 @@ chat_sequences = _read_model(
 )
 
 attachments = _read_model(
-    "attachments",
+    "messages",
     "attachments",
     Column("id", ID, primary_key=True),
     _required("message_id", ID),
@@ -348,6 +377,11 @@ attachments = _read_model(
     Column("width", sa.Integer),
     Column("height", sa.Integer),
     _required("created_at", TIME),
+    _required("chat_id", ID),
+    _required("sender_id", ID),
+    _required("medium_key", sa.String(500)),
+    # Its place in the message; null while that is not sent.
+    Column("ordinal", sa.SmallInteger),
     sa.CheckConstraint("file_size > 0 AND file_size <= 10485760", name="valid_file_size"),
     sa.CheckConstraint(
         "file_type IN ('image/jpeg', 'image/png', 'image/gif', 'image/webp')",
@@ -355,6 +389,7 @@ attachments = _read_model(
     ),
     Index("idx_attachments_message", "message_id"),
     Index("idx_attachments_created", text("created_at DESC")),
+    Index("idx_attachments_sender", "sender_id"),
 )
 
 message_reactions = _read_model(

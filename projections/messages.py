@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from domain.attachment import AttachmentUploaded
 from domain.event import Event, Recorded
 from domain.ids import ChatId, MessageId, UserId
 from domain.message import (
@@ -21,6 +22,7 @@ from domain.message import (
     SystemMessageSent,
 )
 from domain.user import AccountDeleted
+from projections import attachments
 from projections.projection import MonthlyPartitions, Projection, Row, Statement, Step, month_of
 
 # What is shown of a message that was deleted, or whose content key was destroyed.
@@ -81,11 +83,12 @@ INSERT_MESSAGES = """
 """
 
 
-# Through the places, so that each is looked for in its own partition only.
+# Through the places, so that each is looked for in its own partition only. Attachments are as
+# they were sent, whatever is said of them later.
 UPDATE_EDITED = """
     UPDATE messages AS m
     SET content = r.content,
-        metadata = r.metadata,
+        metadata = m.metadata - 'formatting' || r.metadata,
         is_edited = true,
         edited_at = r.edited_at
     FROM json_to_recordset(%(edited)s) AS r (
@@ -152,8 +155,12 @@ class _Batch:
         flag: str,
     ) -> None:
         """Into the new row, if the message is of this batch; the last edit stands."""
-        if message_id in self.rows:
-            self.rows[message_id].update(change, **{flag: True})
+        row = self.rows.get(message_id)
+        if row is not None:
+            if flag == "is_edited" and "attachments" in row["metadata"]:
+                attached = {"attachments": row["metadata"]["attachments"]}
+                change = change | {"metadata": attached | change["metadata"]}
+            row.update(change, **{flag: True})
         else:
             changes[message_id] = {"id": message_id, **change}
 
@@ -185,7 +192,15 @@ def plan(events: Sequence[Recorded]) -> list[Step]:
         Statement(UPDATE_EDITED, {"edited": list(batch.edited.values())}),
         Statement(UPDATE_DELETED, {"deleted": list(batch.deleted.values())}),
         Statement(UPDATE_ERASED, {"erased": erased}),
+        *attachments.plan(events),
     ]
+
+
+def _said(event: MessageSent) -> dict[str, Any]:
+    text = _text(event.content, event.formatting)
+    if event.attachment_ids and event.content is not None:
+        text["metadata"]["attachments"] = event.attachment_ids
+    return text
 
 
 def _text(content: str | None, formatting: Formatting) -> dict[str, Any]:
@@ -196,11 +211,11 @@ def _text(content: str | None, formatting: Formatting) -> dict[str, Any]:
 
 
 def _sent(event: MessageSent, at: datetime, position: int) -> dict[str, Any]:
-    return _text(event.content, event.formatting) | {
+    return _said(event) | {
         "id": event.message_id,
         "chat_id": event.chat_id,
         "sender_id": event.sender_id,
-        "content_type": "text",
+        "content_type": "image" if event.attachment_ids else "text",
         "reply_to_id": event.reply_to_id,
         "created_at": at,
         "position": position,
@@ -232,9 +247,8 @@ def _told(event: SystemMessageSent, at: datetime, position: int) -> dict[str, An
 
 PROJECTION = Projection(
     name="messages",
-    handles=frozenset(
-        {MessageSent, SystemMessageSent, MessageEdited, MessageDeleted, AccountDeleted}
-    ),
-    opens=frozenset({MessageSent, MessageEdited}),
+    handles=attachments.HANDLES
+    | {MessageSent, SystemMessageSent, MessageEdited, MessageDeleted, AccountDeleted},
+    opens=frozenset({MessageSent, MessageEdited, AttachmentUploaded}),
     plan=plan,
 )

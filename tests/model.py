@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from domain import chat, contact, event, message, receipt, user
+from domain import attachment, chat, contact, event, message, receipt, user
 from domain.event import Recorded
 
 Row = dict[str, Any]
@@ -27,6 +27,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "chats": ("id",),
     "chat_participants": ("chat_id", "user_id"),
     "messages": ("id",),
+    "attachments": ("id",),
     "message_reactions": ("message_id", "user_id", "emoji"),
     "message_delivery": ("message_id", "user_id"),
     "unread_messages": ("user_id", "message_id"),
@@ -41,6 +42,13 @@ SYSTEM_SENTENCES = {
     "ownership_transferred": "owns the group now",
     "admin_appointed": "is an admin now",
     "admin_dismissed": "is no admin any more",
+}
+
+EXTENSIONS = {
+    "image/jpeg": "jpg",
+    "image/png": "png",
+    "image/gif": "gif",
+    "image/webp": "webp",
 }
 
 ALL_ROWS: LiteralString = "SELECT * FROM {schema}.{table}"
@@ -64,6 +72,7 @@ class Model:
         self.chats: Rows = {}
         self.participants: Rows = {}
         self.messages: Rows = {}
+        self.attachments: Rows = {}
         self.reactions: Rows = {}
         self.delivery: Rows = {}
         self.unread: Rows = {}
@@ -76,6 +85,7 @@ class Model:
             "chats": self.chats,
             "chat_participants": self.participants,
             "messages": self.messages,
+            "attachments": self.attachments,
             "message_reactions": self.reactions,
             "message_delivery": self.delivery,
             "unread_messages": self.unread,
@@ -106,6 +116,10 @@ class Model:
                 self._changed(happened, at)
             case receipt.ReceiptEvent():
                 self._marked(happened, at)
+            case attachment.AttachmentUploaded():
+                self._uploaded(happened, at)
+            case attachment.AttachmentRemoved():
+                del self.attachments[(happened.attachment_id,)]
             case _:
                 raise AssertionError(f"the model does not know {happened}")
 
@@ -159,6 +173,8 @@ class Model:
             if deleted.erase_messages and row["sender_id"] == deleted.user_id:
                 row["content"] = "[Deleted]"
                 row["metadata"] = {}
+        if deleted.erase_messages:
+            self._drop_attachments("sender_id", deleted.user_id)
 
     def _seen(self, user_id: str, at: datetime) -> None:
         row = self.users.get((user_id,))
@@ -284,7 +300,13 @@ class Model:
 
     def _sent(self, sent: message.MessageSent, at: datetime, position: int) -> None:
         content, metadata = self._text(sent)
-        self._message(sent, sent.sender_id, content, "text", metadata, at, position)
+        if sent.attachment_ids and sent.content is not None:
+            metadata["attachments"] = list(sent.attachment_ids)
+        content_type = "image" if sent.attachment_ids else "text"
+        self._message(sent, sent.sender_id, content, content_type, metadata, at, position)
+        for ordinal, attachment_id in enumerate(sent.attachment_ids):
+            if (attachment_id,) in self.attachments:
+                self.attachments[(attachment_id,)]["ordinal"] = ordinal
         self.messages[(sent.message_id,)]["reply_to_id"] = sent.reply_to_id
         self._seen(sent.sender_id, at)
         for chat_id, user_id in list(self.participants):
@@ -307,7 +329,11 @@ class Model:
         row = self.messages[(happened.message_id,)]
         match happened:
             case message.MessageEdited():
-                row["content"], row["metadata"] = self._text(happened)
+                attached = {
+                    name: value for name, value in row["metadata"].items() if name == "attachments"
+                }
+                row["content"], formatting = self._text(happened)
+                row["metadata"] = attached | formatting
                 row["is_edited"] = True
                 row["edited_at"] = at
             case message.MessageDeleted():
@@ -315,6 +341,7 @@ class Model:
                 row["metadata"] = {}
                 row["is_deleted"] = True
                 row["deleted_at"] = at
+                self._drop_attachments("message_id", happened.message_id)
                 for key in [key for key in self.reactions if key[0] == happened.message_id]:
                     del self.reactions[key]
                 for key in [key for key in self.unread if key[1] == happened.message_id]:
@@ -333,6 +360,36 @@ class Model:
                 del self.reactions[happened.message_id, happened.user_id, happened.emoji]
             case _:
                 raise AssertionError(f"the model does not know {happened}")
+
+    def _uploaded(self, uploaded: attachment.AttachmentUploaded, at: datetime) -> None:
+        prefix = f"{uploaded.chat_id}/{uploaded.message_id}/{uploaded.attachment_id}"
+        original, medium, thumbnail = (
+            f"{prefix}_{size}.{EXTENSIONS[uploaded.file_type]}"
+            for size in ("original", "medium", "thumbnail")
+        )
+        self.attachments[(uploaded.attachment_id,)] = {
+            "id": uploaded.attachment_id,
+            "message_id": uploaded.message_id,
+            "chat_id": uploaded.chat_id,
+            "sender_id": uploaded.sender_id,
+            "file_name": "[Deleted]" if uploaded.file_name is None else uploaded.file_name,
+            "file_type": uploaded.file_type,
+            "file_size": uploaded.file_size,
+            "storage_key": original,
+            "medium_key": medium,
+            "thumbnail_key": thumbnail,
+            "url": f"{uploaded.store}/{original}",
+            "thumbnail_url": f"{uploaded.store}/{thumbnail}",
+            "width": uploaded.width,
+            "height": uploaded.height,
+            "created_at": at,
+            "ordinal": None,
+        }
+
+    def _drop_attachments(self, name: str, value: str) -> None:
+        """Those of a message, or of a sender."""
+        for key in [key for key, row in self.attachments.items() if row[name] == value]:
+            del self.attachments[key]
 
     def _told(self, told: message.SystemMessageSent, at: datetime, position: int) -> None:
         system: Row = {

@@ -23,10 +23,11 @@ from commands.command import (
     Versioned,
     View,
 )
+from domain.attachment import AttachmentUploaded
 from domain.chat import DirectChatOpened, GroupCreated
 from domain.contact import ContactAccepted, Standing
 from domain.event import Event, Place
-from domain.ids import ChatId, MessageId, StreamId, UserId, direct_chat_id
+from domain.ids import AttachmentId, ChatId, MessageId, StreamId, UserId, direct_chat_id
 from domain.message import MessageSent
 from domain.refusals import Refusal
 from domain.state import aggregate_of
@@ -53,6 +54,10 @@ def message_id(number: int) -> MessageId:
     return MessageId(uuid(3, number))
 
 
+def attachment_id(number: int) -> AttachmentId:
+    return AttachmentId(uuid(4, number))
+
+
 def new_id(ordinal: int) -> str:
     """The n-th id that a decision of `when` makes."""
     return uuid(0xFFFFFFFF, ordinal)
@@ -60,6 +65,7 @@ def new_id(ordinal: int) -> str:
 
 ANNA, BEN, CARL, DORA, NOBODY = (user_id(number) for number in range(1, 6))
 CHAT, OTHER_CHAT = chat_id(1), chat_id(2)
+MESSAGE = message_id(1)
 PASSWORD = "correct horse"
 
 
@@ -84,6 +90,24 @@ def group(
 
 def sent(number: int, by: UserId = BEN, chat: ChatId = CHAT, content: str = "hello") -> MessageSent:
     return MessageSent(message_id=message_id(number), chat_id=chat, sender_id=by, content=content)
+
+
+def uploaded(
+    number: int, by: UserId = BEN, chat: ChatId = CHAT, message: MessageId = MESSAGE
+) -> AttachmentUploaded:
+    """An image that waits to be sent, in message 1 unless another is said."""
+    return AttachmentUploaded(
+        attachment_id=attachment_id(number),
+        chat_id=chat,
+        message_id=message,
+        sender_id=by,
+        file_name="cat.png",
+        file_type="image/png",
+        file_size=1_000,
+        width=40,
+        height=30,
+        store="https://objects.example.org/messenger",
+    )
 
 
 def contact(one: UserId, other: UserId, *, blocked_by: Sequence[UserId] = ()) -> ContactAccepted:

@@ -225,6 +225,10 @@ def test_many_groups_and_contacts_are_looked_up_at_once() -> None:
     assert len(decision.events) == 4 * len(groups) + len(contacts)
 
 
-def test_no_client_commands_a_settlement() -> None:
-    assert [handler.name for handler in INTERNAL] == ["settle-deletion"]
+def test_no_client_commands_what_the_shell_does() -> None:
+    assert [handler.name for handler in INTERNAL] == [
+        "settle-deletion",
+        "upload-attachment",
+        "remove-attachment",
+    ]
     assert not {handler.name for handler in INTERNAL} & {handler.name for handler in HANDLERS}

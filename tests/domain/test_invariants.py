@@ -25,6 +25,7 @@ from commands.mark_delivered import MarkDelivered
 from commands.mark_read import MarkRead
 from commands.open_direct_chat import OpenDirectChat
 from commands.register_user import RegisterUser
+from commands.remove_attachment import RemoveAttachment
 from commands.remove_contact import RemoveContact
 from commands.remove_member import RemoveMember
 from commands.remove_reaction import RemoveReaction
@@ -36,6 +37,8 @@ from commands.transfer_ownership import TransferOwnership
 from commands.unblock_contact import UnblockContact
 from commands.update_group import UpdateGroup
 from commands.update_profile import UpdateProfile
+from commands.upload_attachment import StoredImage, UploadAttachment
+from domain.attachment import Attachment, AttachmentRemoved, AttachmentUploaded
 from domain.chat import Chat
 from domain.contact import Contact, Standing
 from domain.event import Event
@@ -43,18 +46,28 @@ from domain.ids import (
     ChatId,
     StreamId,
     UserId,
+    attachment_stream,
     category,
     chat_stream,
     contact_stream,
     direct_chat_id,
     is_direct_chat_id,
+    message_stream,
     user_stream,
 )
 from domain.message import Message, MessageEdited, MessageSent, ReactionAdded
 from domain.receipt import Receipt
 from domain.state import aggregate_of
 from domain.user import AccountDeleted, User
-from tests.commands.history import PASSWORD, History, chat_id, message_id, user_id, uuid
+from tests.commands.history import (
+    PASSWORD,
+    History,
+    attachment_id,
+    chat_id,
+    message_id,
+    user_id,
+    uuid,
+)
 
 PEOPLE = 5
 MAX_COMMANDS = 60
@@ -72,6 +85,18 @@ words = st.sampled_from(["one", "two", "three"])
 passwords = st.sampled_from([PASSWORD, "battery staple", "short"])
 members = st.lists(strangers_too, min_size=1, max_size=PEOPLE)
 emoji = st.sampled_from(["👍", ":tada:"])
+# Of two chats, and messages of which the first three are sent already.
+attachments = st.integers(1, 4).map(attachment_id)
+images = st.builds(
+    StoredImage,
+    attachment_id=attachments,
+    file_name=words,
+    file_type=st.just("image/png"),
+    file_size=st.just(1_000),
+    width=st.just(40),
+    height=st.just(30),
+    store=st.just("https://objects.example.org/messenger"),
+)
 
 
 BY_COMMAND: dict[type[Command], st.SearchStrategy[Command]] = {
@@ -113,7 +138,12 @@ BY_COMMAND: dict[type[Command], st.SearchStrategy[Command]] = {
         content=words,
         message_id=messages,
         reply_to_id=st.none() | st.none() | messages,
+        attachment_ids=st.none() | st.lists(attachments, max_size=3),
     ),
+    UploadAttachment: st.builds(
+        UploadAttachment, chat_id=chats, message_id=messages, image=st.none() | images
+    ),
+    RemoveAttachment: st.builds(RemoveAttachment, attachment_id=attachments),
     EditMessage: st.builds(EditMessage, message_id=messages, content=words),
     DeleteMessage: st.builds(DeleteMessage, message_id=messages),
     AddReaction: st.builds(AddReaction, message_id=messages, emoji=emoji),
@@ -141,9 +171,31 @@ class Ids:
         return uuid(0xFFFFFFFF, next(self._numbers))
 
 
+def upload(number: int, *, message: int) -> UploadAttachment:
+    image = StoredImage(
+        attachment_id=attachment_id(number),
+        file_name="cat.png",
+        file_type="image/png",
+        file_size=1_000,
+        width=40,
+        height=30,
+        store="https://objects.example.org/messenger",
+    )
+    return UploadAttachment(chat_id=chat_id(1), message_id=message_id(message), image=image)
+
+
+def send_image(*, number: int, message: int) -> SendMessage:
+    return SendMessage(
+        chat_id=chat_id(1),
+        content="",
+        message_id=message_id(message),
+        attachment_ids=[attachment_id(number)],
+    )
+
+
 def begun(ids: Ids) -> History:
     """Everybody is in the first group; the first two are contacts and have a direct chat; in
-    both something was said."""
+    both something was said. Of two images one was sent."""
     history = History()
     first: Taken = [
         (CreateGroup(name="Friends", member_ids=EVERYBODY[1:], chat_id=chat_id(1)), ONE),
@@ -153,6 +205,8 @@ def begun(ids: Ids) -> History:
         (SendMessage(chat_id=chat_id(1), content="one", message_id=message_id(1)), ONE),
         (SendMessage(chat_id=chat_id(1), content="two", message_id=message_id(2)), TWO),
         (SendMessage(chat_id=direct_chat_id(ONE, TWO), content="x", message_id=message_id(3)), ONE),
+        *((upload(number, message=number + 3), TWO) for number in (1, 2)),
+        (send_image(number=1, message=4), TWO),
     ]
     for number, user in enumerate(EVERYBODY, 1):
         register = RegisterUser(username=f"user_{number}", password=PASSWORD, user_id=user)
@@ -316,6 +370,30 @@ def test_only_participants_of_the_moment_ever_said_something(taken: Taken) -> No
                 between: Contact = replayed.state(contact_stream(sender, chat.peer(sender)))
                 assert between.is_accepted
                 assert not between.standing.blocked_at
+        replayed.record(event)
+
+
+@hypothesis_given(steps)
+def test_an_attachment_is_sent_once_in_its_message_or_removed(taken: Taken) -> None:
+    replayed = History()
+    sent_or_removed = set[StreamId]()
+    for event, _ in after(taken).log:
+        match event:
+            case MessageSent():
+                for one in map(attachment_stream, event.attachment_ids):
+                    attachment: Attachment = replayed.state(one)
+                    bound = (attachment.chat_id, attachment.message_id, attachment.sender_id)
+                    assert bound == (event.chat_id, event.message_id, event.sender_id)
+                    assert one not in sent_or_removed
+                    sent_or_removed.add(one)
+            case AttachmentRemoved():
+                assert replayed.state(event.stream).exists
+                assert event.stream not in sent_or_removed
+                sent_or_removed.add(event.stream)
+            case AttachmentUploaded():
+                assert not replayed.state(message_stream(event.message_id)).exists
+            case _:
+                pass
         replayed.record(event)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from domain.attachment import AttachmentRemoved, AttachmentUploaded
 from domain.chat import (
     DirectChatOpened,
     GroupCreated,
@@ -31,7 +32,7 @@ from domain.contact import (
     Standing,
 )
 from domain.event import Event
-from domain.ids import ChatId, MessageId, UserId
+from domain.ids import AttachmentId, ChatId, MessageId, UserId
 from domain.message import (
     MessageDeleted,
     MessageEdited,
@@ -58,6 +59,7 @@ BEN = UserId("01990000-0000-7000-8000-000000000be1")
 CHAT = ChatId("01990000-0000-7000-8000-0000000000c1")
 MESSAGE = MessageId("01990000-0000-7000-8000-0000000000d1")
 EARLIER = MessageId("01990000-0000-7000-8000-0000000000d0")
+ATTACHMENT = AttachmentId("01990000-0000-7000-8000-0000000000e1")
 
 THEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 LATER = datetime(2026, 1, 3, 4, 5, 6, tzinfo=UTC)
@@ -101,6 +103,19 @@ EXAMPLES: tuple[Event, ...] = (
     MemberLeft(chat_id=CHAT, user_id=BEN),
     RoleChanged(chat_id=CHAT, by=ANNA, user_id=BEN, role="admin"),
     OwnershipTransferred(chat_id=CHAT, from_id=ANNA, to_id=BEN),
+    AttachmentUploaded(
+        attachment_id=ATTACHMENT,
+        chat_id=CHAT,
+        message_id=MESSAGE,
+        sender_id=ANNA,
+        file_name="Ferien 休暇.jpg",
+        file_type="image/jpeg",
+        file_size=123_456,
+        width=2048,
+        height=1536,
+        store="https://objects.example.org/messenger",
+    ),
+    AttachmentRemoved(attachment_id=ATTACHMENT),
     MessageSent(
         message_id=MESSAGE,
         chat_id=CHAT,
@@ -108,6 +123,7 @@ EXAMPLES: tuple[Event, ...] = (
         content="Hello, 世界 👋",
         formatting={"bold": [(0, 5)], "code": [(7, 9), (10, 11)]},
         reply_to_id=EARLIER,
+        attachment_ids=[ATTACHMENT],
     ),
     MessageEdited(
         message_id=MESSAGE,

@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidTag
 from domain import EVENTS
 from domain.event import Event
 from domain.message import MessageSent
+from domain.upcasters import UPCASTERS
 from domain.user import UserRegistered
 from infra import codec
 from infra.errors import LogError
@@ -27,6 +28,8 @@ from tests.golden.examples import (
 )
 
 GOLDEN = sorted(DIRECTORY.glob("*.json"))
+OF_TODAY_AND_OLD = (("message_sent", MessageSent.version), ("message_sent", 1))
+BROKEN = (b"{}", b"{", b"[]", b'"\xff"', b'{"message_id": 1}')
 
 # Every kind ever written. One may be added here, none taken away.
 SYSTEM_KINDS = (
@@ -81,6 +84,25 @@ def test_an_event_is_still_written_as_its_golden_file_says(example: Event) -> No
     assert msgspec.json.encode(event) == written.rstrip()
 
 
+def test_an_older_version_is_read_as_what_it_means_today() -> None:
+    """A message sent before there were attachments is one without."""
+    example = next(example for example in EXAMPLES if isinstance(example, MessageSent))
+    written = (DIRECTORY / "message_sent.v1.json").read_bytes()
+    event = codec.decode("message_sent", 1, written)
+    codec.open_sealed(event, FixedKeys())
+    assert event == msgspec.structs.replace(example, attachment_ids=[])
+
+
+def test_every_older_version_leads_to_todays() -> None:
+    today = {event.type: event.version for event in EVENTS}
+    assert set(UPCASTERS) == {
+        (name, version) for name, newest in today.items() for version in range(1, newest)
+    }
+    assert {type_and_version(path) for path in GOLDEN} == {
+        (name, version) for name, newest in today.items() for version in range(1, newest + 1)
+    }
+
+
 def test_there_is_an_example_of_each_event_with_no_field_left_out() -> None:
     assert [type(example) for example in EXAMPLES] == list(EVENTS)
     for example in EXAMPLES:
@@ -116,7 +138,7 @@ def test_a_destroyed_key_leaves_nothing_where_text_was() -> None:
     keys = FixedKeys()
     sent = next(example for example in EXAMPLES if isinstance(example, MessageSent))
     keys.destroyed = {KeyId(ANNA, "content")}
-    event = codec.decode(sent.type, 1, codec.encode(sent, FixedKeys()))
+    event = codec.decode(sent.type, sent.version, codec.encode(sent, FixedKeys()))
     codec.open_sealed(event, keys)
     assert isinstance(event, MessageSent)
     assert event.content is None
@@ -143,7 +165,7 @@ def test_what_was_erased_stays_null() -> None:
 )
 def test_sealed_text_can_not_be_moved(changes: dict[str, str]) -> None:
     data = msgspec.json.decode(golden_file(MessageSent).read_bytes()) | changes
-    event = codec.decode("message_sent", 1, msgspec.json.encode(data))
+    event = codec.decode("message_sent", MessageSent.version, msgspec.json.encode(data))
     with pytest.raises(InvalidTag):
         codec.open_sealed(event, FixedKeys())
 
@@ -161,9 +183,7 @@ def test_sealed_text_can_not_be_moved_to_another_field() -> None:
     [
         ("no_such_event", 1, b"{}"),
         ("message_sent", 99, b"{}"),
-        ("message_sent", 1, b"{}"),
-        ("message_sent", 1, b"{"),
-        ("message_sent", 1, b'"\xff"'),
+        *((name, version, data) for name, version in OF_TODAY_AND_OLD for data in BROKEN),
     ],
 )
 def test_what_is_no_event_is_an_error_of_the_log(type_name: str, version: int, data: bytes) -> None:

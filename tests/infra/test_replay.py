@@ -21,7 +21,8 @@ from commands.remove_member import RemoveMember
 from commands.request_contact import RequestContact
 from commands.send_message import SendMessage
 from commands.update_profile import UpdateProfile
-from domain.ids import ChatId, MessageId, UserId
+from commands.upload_attachment import StoredImage, UploadAttachment
+from domain.ids import AttachmentId, ChatId, MessageId, UserId
 from infra import clock, database, event_log, migrate, rebuild, replay, verify
 from infra.bus import Bus
 from infra.executor import Request
@@ -29,6 +30,7 @@ from infra.projector import Poisoned
 from projections import BY_NAME, NAMES, PROJECTIONS
 from projections.projection import Projection
 from tests import model
+from tests.commands.history import uploaded
 from tests.infra import daemons, machines
 from tests.infra.daemons import (
     check,
@@ -55,7 +57,7 @@ EXIT_SECONDS = 60.0
 COUNT_SENT = """
     SELECT count(*) AS count
     FROM messages
-    WHERE content_type = 'text'
+    WHERE content_type <> 'system'
 """
 
 COUNT_SENT_IN_LOG = """
@@ -102,6 +104,20 @@ class Crowd:
                 await self.machine.run(MarkRead(chat_id=self.chat_id), first)
         await self.machine.run(UpdateProfile(display_name=f"after {messages}"), second)
 
+    async def show(self) -> None:
+        """One of two images, in a message."""
+        message_id, sender = MessageId(clock.new_id()), self.people[0]
+        ids = [AttachmentId(clock.new_id()) for _ in range(2)]
+        for one in ids:
+            fields = {name: getattr(uploaded(1), name) for name in StoredImage.__struct_fields__}
+            image = StoredImage(**fields | {"attachment_id": one})
+            upload = UploadAttachment(chat_id=self.chat_id, message_id=message_id, image=image)
+            await self.machine.run(upload, sender)
+        send = SendMessage(
+            chat_id=self.chat_id, content="", message_id=message_id, attachment_ids=ids[:1]
+        )
+        await self.machine.run(send, sender)
+
 
 @pytest.fixture
 async def crowd(machine: Machine) -> Crowd:
@@ -115,6 +131,7 @@ async def crowd(machine: Machine) -> Crowd:
     sent = SendMessage(chat_id=crowd.chat_id, content="liked")
     message_id = answer(await machine.run(sent, people[0]))["message_id"]
     await machine.run(AddReaction(message_id=message_id, emoji="👍"), people[1])
+    await crowd.show()
     return crowd
 
 
@@ -453,6 +470,17 @@ TAMPER: dict[str, tuple[str, str, str]] = {
         """
             INSERT INTO messages (id, chat_id, content, created_at, seq, position) SELECT
             gen_random_uuid(), chat_id, 'x', created_at, 1000, 1000 FROM messages LIMIT 1
+        """,
+    ),
+    "attachments": (
+        "UPDATE attachments SET ordinal = 1 - coalesce(ordinal, 0)",
+        "DELETE FROM attachments WHERE ordinal IS NULL",
+        """
+            INSERT INTO attachments (id, message_id, file_name, file_type, file_size,
+            storage_key, thumbnail_key, url, thumbnail_url, created_at, chat_id, sender_id,
+            medium_key) SELECT gen_random_uuid(), message_id, file_name, file_type,
+            file_size, storage_key, thumbnail_key, url, thumbnail_url, created_at, chat_id,
+            sender_id, medium_key FROM attachments
         """,
     ),
     "message_places": (

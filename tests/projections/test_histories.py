@@ -42,6 +42,7 @@ from commands.mark_delivered import MarkDelivered
 from commands.mark_read import MarkRead
 from commands.open_direct_chat import OpenDirectChat
 from commands.register_user import RegisterUser
+from commands.remove_attachment import RemoveAttachment
 from commands.remove_contact import RemoveContact
 from commands.remove_member import RemoveMember
 from commands.remove_reaction import RemoveReaction
@@ -53,6 +54,8 @@ from commands.transfer_ownership import TransferOwnership
 from commands.unblock_contact import UnblockContact
 from commands.update_group import UpdateGroup
 from commands.update_profile import UpdateProfile
+from commands.upload_attachment import StoredImage, UploadAttachment
+from domain.attachment import EXTENSIONS
 from domain.ids import UserId, direct_chat_id
 from domain.refusals import Refusal
 from infra import rebuild, replay
@@ -61,13 +64,14 @@ from infra.embedded.nats import Nats
 from infra.executor import Done
 from infra.projector import Fenced, Reader, Writer
 from projections import BY_NAME, NAMES, PROJECTIONS
-from tests.commands.history import chat_id, message_id, user_id
+from tests.commands.history import attachment_id, chat_id, message_id, user_id
 from tests.infra import daemons, machines
 from tests.infra.machines import PASSWORD, Machine
 
 PEOPLE = 5
 CHATS = 2
 MESSAGES = 10
+ATTACHMENTS = 12
 STEPS = 25
 # Small, so that a rebuild of a short history has many places to be broken off at.
 REBUILD_BATCH_EVENTS = 5
@@ -89,6 +93,18 @@ members = st.lists(people, min_size=1, max_size=PEOPLE)
 bold = st.just(Metadata(formatting=Styles(bold=[[0, 2]])))
 emoji = st.sampled_from(["👍", ":tada:"])
 
+attachments = st.integers(1, ATTACHMENTS).map(attachment_id)
+images = st.builds(
+    StoredImage,
+    attachment_id=attachments,
+    file_name=words,
+    file_type=st.sampled_from(sorted(EXTENSIONS)),
+    file_size=st.integers(1, 10_485_760),
+    width=st.integers(1, 8_000),
+    height=st.integers(1, 8_000),
+    store=st.just("https://objects.example.org/messenger"),
+)
+uploads = st.builds(UploadAttachment, chat_id=chats, message_id=messages, image=images)
 sends = st.builds(
     SendMessage,
     chat_id=chats,
@@ -96,6 +112,7 @@ sends = st.builds(
     message_id=messages,
     reply_to_id=st.none() | st.none() | messages,
     metadata=st.none() | bold,
+    attachment_ids=st.none() | st.none() | st.lists(attachments, max_size=3),
 )
 unnamed = st.builds(SendMessage, chat_id=chats, content=words)
 edits = st.builds(EditMessage, message_id=messages, content=words, metadata=st.none() | bold)
@@ -103,6 +120,8 @@ BY_COMMAND: dict[type[Command], st.SearchStrategy[Command]] = {
     SendMessage: sends,
     EditMessage: edits,
     DeleteMessage: st.builds(DeleteMessage, message_id=messages),
+    UploadAttachment: uploads,
+    RemoveAttachment: st.builds(RemoveAttachment, attachment_id=attachments),
     AddReaction: st.builds(AddReaction, message_id=messages, emoji=emoji),
     RemoveReaction: st.builds(RemoveReaction, message_id=messages, emoji=emoji),
     MarkRead: st.builds(MarkRead, chat_id=chats, up_to_message_id=st.none() | messages),
@@ -225,6 +244,24 @@ class Histories(RuleBasedStateMachine):
 
     async def _all(self, some: list[Sent]) -> None:
         await asyncio.gather(*(self._send(one) for one in some))
+
+    @rule(
+        some=st.lists(images, min_size=1, max_size=3, unique_by=lambda one: one.attachment_id),
+        chat=chats,
+        message=messages,
+        by=people,
+        machine=st.integers(0, 1),
+    )
+    def images_are_sent(
+        self, some: list[StoredImage], chat: Any, message: Any, by: Any, machine: int
+    ) -> None:
+        """Those of them whose ids are free and which come in time; else the message is refused."""
+        for image in some:
+            upload = UploadAttachment(chat_id=chat, message_id=message, image=image)
+            self.await_(self._send(Sent(upload, by, machine)))
+        ids = [image.attachment_id for image in some]
+        send = SendMessage(chat_id=chat, content="", message_id=message, attachment_ids=ids)
+        self.await_(self._send(Sent(send, by, 1 - machine)))
 
     @rule(some=st.lists(st.tuples(unnamed, people), min_size=5, max_size=20))
     def a_busy_chat(self, some: list[tuple[SendMessage, Any]]) -> None:
