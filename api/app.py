@@ -21,7 +21,7 @@ from litestar.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api import commands, openapi, problems, queries, sessions, status
+from api import attachments, commands, openapi, problems, queries, sessions, status
 from api.http import Door, Inbound, NoContent, Reply, problem_reply, unreadable
 from api.operations import Call, Operation, caller_of
 from api.parts import Parts, opened
@@ -36,6 +36,7 @@ LISTEN_BACKLOG = 2048
 DESCRIBED: tuple[Operation, ...] = (
     *commands.OPERATIONS,
     *sessions.OPERATIONS,
+    *attachments.OPERATIONS,
     *queries.OPERATIONS,
     *status.OPERATIONS,
 )

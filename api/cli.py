@@ -116,6 +116,16 @@ def project(names: tuple[str, ...], everything: bool, data_dir: Path | None) -> 
 
 
 @messenger.command()
+@click.option("--once", is_flag=True, help="Only what there is to do now.")
+@DATA_DIR
+def maintain(once: bool, data_dir: Path | None) -> None:
+    """Remove from the object store what is not needed any more."""
+    from api import daemons
+
+    _run(daemons.maintain(_settings(data_dir), once=once))
+
+
+@messenger.command()
 @click.argument("names", nargs=-1, metavar="NAME...")
 @click.option("--all", "everything", is_flag=True, help="Every projection, one after the other.")
 @click.option("--until", metavar="POSITION|TIME", help="Only up to here; needs --into.")
@@ -236,7 +246,7 @@ def report(user: str, data_dir: Path | None) -> None:
     """Look what is left of a user (id or username), and where; exit 1 if any can be read."""
     from api import erasure as shown
 
-    _run(shown.run_report(_settings(data_dir, needs=all_settings.LOG), user))
+    _run(shown.run_report(_settings(data_dir), user))
 
 
 @messenger.group(name="import")

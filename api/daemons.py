@@ -1,21 +1,28 @@
-"""The daemons behind the API: relay and projectors, each until a signal stops it."""
+"""The daemons behind the API: relay, projectors and maintenance, each until a signal stops it."""
 
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from infra import database, garbage
-from infra.bus import Bus
+from infra.appender import Appender
+from infra.bus import HEAD, Bus
+from infra.database import Pool
+from infra.executor import Executor
 from infra.keyring import Keyring, Secret
 from infra.logs import Logger
+from infra.objects import Objects
+from infra.passwords import Passwords
 from infra.projector import Projector
 from infra.relay import Relay
+from infra.removals import Removals
 from infra.settings import Settings
 from projections.projection import Projection
 
 KEYRING_POOL_SIZE = 2
+WRITING_POOL_SIZE = 4
 CANCEL_SECONDS = 0.25
 MAX_CANCELS = 12
 
@@ -69,6 +76,58 @@ async def project(settings: Settings, projections: Sequence[Projection]) -> None
             for projection in projections
         ]
         await until_signal(keys.watch(), *(projector.run() for projector in projectors))
+
+
+async def maintain(settings: Settings, *, once: bool) -> None:
+    """Raises Unavailable where it shall be done once and can't be."""
+    logger = Logger(settings.log_level, process="maintain")
+    passwords = Passwords(rounds=settings.bcrypt_rounds)
+    async with (
+        writing(settings, name="maintain", passwords=passwords) as parts,
+        Objects(settings) as objects,
+    ):
+        removals = Removals(
+            parts.pool,
+            parts.executor,
+            parts.keyring,
+            objects,
+            logger,
+            unsent_seconds=settings.attachment_unsent_seconds,
+        )
+        if once:
+            await removals.once()
+        else:
+            await until_signal(parts.keyring.watch(), removals.run())
+
+
+class Writing(NamedTuple):
+    """What it takes to command something."""
+
+    pool: Pool
+    executor: Executor
+    keyring: Keyring
+
+
+@asynccontextmanager
+async def writing(settings: Settings, *, name: str, passwords: Passwords) -> AsyncIterator[Writing]:
+    """Raises Unavailable if the database does not answer."""
+    url = settings.database_url
+    async with await database.connect(url, name=name) as connection:
+        secret = await Secret.load(settings.secret, connection)
+    async with (
+        Bus(settings.nats_url, name=name) as bus,
+        database.pool(url, name=name, size=WRITING_POOL_SIZE) as pool,
+        Appender(
+            url,
+            queue_limit=settings.append_queue_limit,
+            on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
+        ) as appender,
+    ):
+        keys = Keyring(secret, pool)
+        executor = Executor(
+            pool=pool, appender=appender, keyring=keys, secret=secret, passwords=passwords
+        )
+        yield Writing(pool, executor, keys)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from infra.bus import Bus
 from infra.database import Connection
 from infra.errors import MessengerError
 from infra.keyring import Keyring, Secret
+from infra.objects import Objects
 from infra.remains import Deletion, Found, Remains
 from infra.settings import Settings
 
@@ -31,12 +32,13 @@ async def run_report(settings: Settings, user: str) -> int:
         ) as connection,
         database.pool(url, name=name, size=POOL_SIZE) as pool,
         Bus(settings.nats_url, name=name) as bus,
+        Objects(settings) as objects,
     ):
         secret = await Secret.load(settings.secret, connection)
         user_id = await _user_id(connection, secret, user)
         deletion = await remains.deletion_of(connection, user_id)
         keyring = Keyring(secret, pool)
-        found = await Remains(connection, keyring, bus, user_id, deletion).find()
+        found = await Remains(connection, keyring, bus, objects, user_id, deletion).find()
     return _show(user_id, deletion, found)
 
 

@@ -8,6 +8,7 @@ sent.
 
 import re
 import time
+from collections.abc import AsyncIterator
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
@@ -121,7 +122,7 @@ class Inbound:
     def id(self, name: str) -> str:
         """An id from the path; what is none names nothing that there could be."""
         value: str = self.scope["path_params"][name]
-        if not _UUID.fullmatch(value):
+        if not is_id(value):
             raise NotFound("ids are lowercase UUIDs: there is nothing here")
         return value
 
@@ -168,15 +169,27 @@ class Inbound:
 
     async def _body(self, limit_bytes: int) -> bytes:
         body: bytes = b""
-        while True:
+        async for chunk in self.chunks(limit_bytes):
+            body = body + chunk
+        return body
+
+    async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
+        """The body as it arrives. Raises TooLarge, or Malformed if it is cut."""
+        read_bytes, is_more = 0, True
+        while is_more:
             message: Any = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Malformed("the body ended early")
-            body = body + message["body"]
-            if len(body) > limit_bytes:
+            read_bytes += len(message["body"])
+            if read_bytes > limit_bytes:
                 raise _too_large(limit_bytes)
-            if not message.get("more_body"):
-                return body
+            is_more = message.get("more_body", False)
+            if message["body"]:
+                yield message["body"]
+
+
+def is_id(text: str) -> bool:
+    return _UUID.fullmatch(text) is not None
 
 
 def whole(text: str, name: str, *, low: int, high: int) -> int:

@@ -14,7 +14,7 @@ import msgspec
 from api import problems
 from api.commands import Batch, BatchItem, BatchProblem, Results
 from api.http import Reply
-from api.operations import Call, Operation, Parameter
+from api.operations import MULTIPART, Call, Operation, Parameter
 from api.problems import Internal, Problem, RateLimited, ServiceUnavailable, Unauthenticated
 from commands import HANDLERS
 from domain.refusals import Refusal
@@ -23,6 +23,8 @@ Schema = dict[str, Any]
 
 REFERENCE = "#/components/schemas/{name}"
 POSITION = {"type": "integer", "minimum": 0, "description": "A place in the log."}
+FORM_FILE = {"type": "string", "format": "binary"}
+FORM_ID = {"type": "string", "format": "uuid"}
 USUAL_PROBLEMS: tuple[type[Refusal], ...] = (ServiceUnavailable, Internal)
 RATE_LIMIT_HEADERS = {
     "RateLimit-Limit": "Requests at once, of the limit with the least remaining.",
@@ -114,6 +116,7 @@ def _schemas(operations: tuple[Operation, ...]) -> dict[str, Schema]:
         "enum": sorted({refusal.code for refusal in problems.REFUSALS}),
     }
     _describe_batch(found)
+    _describe_forms(operations, found)
     return found
 
 
@@ -133,6 +136,15 @@ def _describe_batch(schemas: dict[str, Schema]) -> None:
     results["items"] = {"oneOf": [done, _reference(BatchProblem)]}
 
 
+def _describe_forms(operations: tuple[Operation, ...], schemas: dict[str, Schema]) -> None:
+    """A form's parts are a file's bytes and ids; as JSON the structs would say otherwise."""
+    for operation in operations:
+        if operation.body_type == MULTIPART:
+            fields = schemas[operation.body.__name__]["properties"]
+            for name in fields:
+                fields[name] = FORM_FILE if name == "file" else FORM_ID
+
+
 def _describe(operation: Operation) -> Schema:
     described: Schema = {
         "operationId": operation.name,
@@ -144,7 +156,7 @@ def _describe(operation: Operation) -> Schema:
     if operation.body is not None:
         described["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": _reference(operation.body)}},
+            "content": {operation.body_type: {"schema": _reference(operation.body)}},
         }
     return described
 

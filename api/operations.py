@@ -15,6 +15,7 @@ from domain.refusals import Refusal
 from infra.tokens import Caller
 
 BEARER = b"bearer "
+MULTIPART = "multipart/form-data"
 
 
 class Call(NamedTuple):
@@ -44,12 +45,13 @@ class Operation(NamedTuple):
     it in a header. `rate_limit` `password` means the usual ones and that for passwords.
     """
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     name: str
     summary: str
     handle: Callable[[Call], Awaitable[Reply]]
     body: Any = None
+    body_type: str = "application/json"
     answer: Any = None
     answers_position: bool = False
     states_position: bool = False

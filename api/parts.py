@@ -6,24 +6,34 @@ does not start, and answers 503 while it is gone.
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from api.metrics import Metrics
 from api.rate_limits import RateLimits
 from api.read_models import ReadModels
+from api.slots import Slots
 from infra import database
 from infra.appender import Appender
 from infra.bus import HEAD, Bus
 from infra.database import Pool
 from infra.erasure import Erasure
 from infra.executor import Executor
+from infra.images import Images
 from infra.keyring import Keyring, Secret
 from infra.login_limits import LoginLimits
 from infra.logs import Logger
+from infra.objects import Objects
 from infra.passwords import Passwords
 from infra.sessions import EndedSessions, Sessions
 from infra.settings import Settings
+from infra.spool import spooling
 from infra.tokens import Tokens
+from infra.uploads import Uploads
+
+MAX_UPLOADS_AT_ONCE = 32
+MAX_UPLOADS_OF_A_USER = 16
+IMAGE_WORKERS = 2
 
 
 class Parts(NamedTuple):
@@ -39,6 +49,10 @@ class Parts(NamedTuple):
     sessions: Sessions
     ended: EndedSessions
     erasure: Erasure
+    objects: Objects
+    uploads: Uploads
+    upload_slots: Slots
+    spool: Path
     read_models: ReadModels
     metrics: Metrics
     logger: Logger
@@ -59,8 +73,13 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
             queue_limit=settings.append_queue_limit,
             on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
         ) as appender,
+        spooling() as spool,
+        Objects(settings) as objects,
+        Images(workers=IMAGE_WORKERS) as images,
         EndedSessions(url, pool, bus, access_token_seconds=settings.access_token_seconds) as ended,
-        ReadModels(read_pool, pool, bus, wait_seconds=settings.read_wait_seconds) as read_models,
+        ReadModels(
+            read_pool, pool, bus, objects, wait_seconds=settings.read_wait_seconds
+        ) as read_models,
     ):
         passwords = Passwords(rounds=settings.bcrypt_rounds)
         tokens = Tokens(secret)
@@ -87,6 +106,10 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
                 sessions=sessions,
                 ended=ended,
                 erasure=erasure,
+                objects=objects,
+                uploads=Uploads(pool, executor, images, objects),
+                upload_slots=Slots(total=MAX_UPLOADS_AT_ONCE, each=MAX_UPLOADS_OF_A_USER),
+                spool=spool,
                 read_models=read_models,
                 metrics=metrics,
                 logger=logger,

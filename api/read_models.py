@@ -20,6 +20,7 @@ from infra import event_log
 from infra.bus import PROJECTED, Bus
 from infra.database import DOWN, SET_CONFIG, Connection, Pool
 from infra.errors import Unavailable
+from infra.objects import Objects
 
 T = TypeVar("T")
 
@@ -55,10 +56,11 @@ class _Waiting(NamedTuple):
 
 
 class Snapshot:
-    """The read models as of one moment."""
+    """The read models as of one moment, and the store of the objects that they name."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, objects: Objects) -> None:
         self._connection = connection
+        self.objects = objects
 
     async def rows(self, statement: LiteralString, arguments: dict[str, Any]) -> list[DictRow]:
         async with self._connection.cursor(row_factory=dict_row) as cursor:
@@ -76,10 +78,13 @@ class Snapshot:
 class ReadModels:
     """`async with` runs the watcher."""
 
-    def __init__(self, pool: Pool, log_pool: Pool, bus: Bus, *, wait_seconds: float) -> None:
+    def __init__(
+        self, pool: Pool, log_pool: Pool, bus: Bus, objects: Objects, *, wait_seconds: float
+    ) -> None:
         self._pool = pool
         self._log_pool = log_pool
         self._bus = bus
+        self._objects = objects
         self._wait_seconds = wait_seconds
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
@@ -126,7 +131,7 @@ class ReadModels:
             checkpoints = await connection.execute(CHECKPOINTS)
             outcome: T | Refusal
             try:
-                outcome = await work(Snapshot(connection))
+                outcome = await work(Snapshot(connection, self._objects))
             except Refusal as refusal:
                 outcome = refusal
             return outcome, _lowest(await checkpoints.fetchall(), used)

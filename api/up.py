@@ -1,11 +1,11 @@
 """`messenger up`: everything on one machine, run and watched by one process.
 
 Takes the data directory and the API's port first, so that a second `up` or a taken port changes
-nothing; then starts what servers are not given by URL, migrates, and starts relay, projectors and
-API as children. What dies is started again with growing pauses; API processes inherit the one
-listening socket, so a restart loses no connection. While all is ready, `run.json` in the data
-directory says where everything is. SIGINT or SIGTERM stops it in order, API first and PostgreSQL
-last; a failed start stops what had started, says why in one line and answers 1.
+nothing; then starts what servers are not given by URL, migrates, and starts relay, projectors,
+API and maintenance as children. What dies is started again with growing pauses; API processes
+inherit the one listening socket, so a restart loses no connection. While all is ready, `run.json`
+in the data directory says where everything is. SIGINT or SIGTERM stops it in order, API first and
+PostgreSQL last; a failed start stops what had started, says why in one line and answers 1.
 """
 
 import asyncio
@@ -231,6 +231,8 @@ class _Up:
             [self._program("relay", "relay"), *self._projectors()], self._api()
         )
         await self._until_ready()
+        # Nobody waits for it.
+        await self._start_stages([self._program("maintain", "maintain")])
         self._is_ready = True
         self._publish()
 

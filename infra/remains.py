@@ -1,5 +1,5 @@
 """What is left of a user, found by looking: in the log and its copy, the keys, the read models and
-their copies, and what stands beside them.
+their copies, the object store, and what stands beside them.
 
 `readable` counts what can be read although the user's deletion meant it to be gone. The content
 of messages counts only where it was to be erased too.
@@ -13,6 +13,8 @@ import nats.errors
 from nats.js.errors import NotFoundError
 from psycopg import sql
 
+from domain.attachment import SIZES, AttachmentUploaded
+from domain.avatar import avatar_prefix
 from domain.event import Event, KeyPurpose
 from domain.ids import StreamId, UserId, user_stream
 from domain.user import erased_username
@@ -21,6 +23,7 @@ from infra.bus import Bus, stream_name
 from infra.database import Connection, first_line
 from infra.errors import Unavailable
 from infra.keyring import Keyring
+from infra.objects import Objects
 from projections import BY_NAME
 from projections.messages import DELETED_CONTENT
 from projections.search import sender_lexeme
@@ -28,6 +31,7 @@ from projections.users import ERASED_NAME, ERASED_PASSWORD
 
 EVENTS_AT_ONCE = 1_000
 MAX_COPIED_LOOKED_AT = 1_000
+MAX_AVATARS = 1_000
 SEALED_NOTE = "sealed: can be read with the key only"
 
 DELETION = """
@@ -62,9 +66,20 @@ KEYS = """
     ORDER BY purpose
 """
 
-# Per projection: how many rows of its table are of the user, and how many can be read.
-ROWS: dict[str, tuple[str, LiteralString]] = {
-    "users": (
+UPLOADS = """
+    SELECT position, type, schema_version, data::text
+    FROM event_log
+    WHERE type = 'attachment_uploaded'
+        AND data ->> 'sender_id' = %(user_id)s
+        AND position > %(after)s
+    ORDER BY position
+    LIMIT %(limit)s
+"""
+
+# Projection and table: how many of its rows are of the user, and how many can be read.
+ROWS: tuple[tuple[str, str, LiteralString], ...] = (
+    (
+        "users",
         "users",
         """
         SELECT count(*), count(*) FILTER (
@@ -77,7 +92,8 @@ ROWS: dict[str, tuple[str, LiteralString]] = {
         WHERE id = %(user_id)s
         """,
     ),
-    "messages": (
+    (
+        "messages",
         "messages",
         """
         SELECT count(*), count(*) FILTER (WHERE content <> %(erased_content)s)
@@ -85,7 +101,17 @@ ROWS: dict[str, tuple[str, LiteralString]] = {
         WHERE sender_id = %(user_id)s
         """,
     ),
-    "search": (
+    (
+        "messages",
+        "attachments",
+        """
+        SELECT count(*), count(*)
+        FROM {schema}.attachments
+        WHERE sender_id = %(user_id)s
+        """,
+    ),
+    (
+        "search",
         "message_search",
         """
         SELECT count(*), count(*)
@@ -93,7 +119,7 @@ ROWS: dict[str, tuple[str, LiteralString]] = {
         WHERE words @@ %(sender)s::tsquery
         """,
     ),
-}
+)
 
 # What has the user's id and nothing that says who that was.
 BARE: tuple[tuple[str, LiteralString], ...] = (
@@ -111,15 +137,6 @@ BARE: tuple[tuple[str, LiteralString], ...] = (
         """,
     ),
     ("reactions", "SELECT count(*) FROM message_reactions WHERE user_id = %(user_id)s"),
-    (
-        "attachments",
-        """
-        SELECT count(*)
-        FROM attachments AS a
-        JOIN messages AS m ON m.id = a.message_id
-        WHERE m.sender_id = %(user_id)s
-        """,
-    ),
 )
 
 SESSIONS = """
@@ -187,12 +204,14 @@ class Remains:
         connection: Connection,
         keyring: Keyring,
         bus: Bus,
+        objects: Objects,
         user_id: UserId,
         deletion: Deletion,
     ) -> None:
         self._connection = connection
         self._keyring = keyring
         self._bus = bus
+        self._objects = objects
         self._user_id = user_id
         self._stream: StreamId = user_stream(user_id)
         self._deletion = deletion
@@ -204,6 +223,7 @@ class Remains:
             await self._in_copy(),
             await self._keys(),
             *await self._in_read_models(),
+            *await self._in_store(),
             *await self._bare(),
             *await self._beside(),
             await self._dead_rows(),
@@ -240,7 +260,7 @@ class Remains:
             "user_id": self._user_id,
             "limit": EVENTS_AT_ONCE,
         }
-        return await (await self._connection.execute(SEALED, arguments)).fetchall()
+        return await self._page(SEALED, arguments)
 
     async def _in_copy(self) -> Found:
         """NATS has each event as the log has it: sealed. What differs would be readable."""
@@ -276,7 +296,7 @@ class Remains:
 
     async def _in_read_models(self) -> list[Found]:
         found = []
-        for name, (table, statement) in ROWS.items():
+        for name, table, statement in ROWS:
             for schema in ("public", *await copies.schemas(self._connection, BY_NAME[name])):
                 query = sql.SQL(statement).format(schema=sql.Identifier(schema))
                 row: Any = await (await self._connection.execute(query, self._values())).fetchone()
@@ -302,6 +322,31 @@ class Remains:
         if not readable or not was_to_stay:
             return Found(where, number, readable)
         return Found(where, number, 0, f"{readable} can be read: messages were to stay")
+
+    async def _in_store(self) -> list[Found]:
+        try:
+            avatars = len(await self._objects.below(avatar_prefix(self._user_id), MAX_AVATARS))
+            images = await self._images()
+        except Unavailable as error:
+            return [Found("object store", 0, 0, f"not looked at: {first_line(error)}", False)]
+        return [
+            Found("object store: avatars", avatars, avatars),
+            self._content("object store: images sent", images, images),
+        ]
+
+    async def _images(self) -> int:
+        number, after = 0, 0
+        arguments = {"user_id": self._user_id, "limit": EVENTS_AT_ONCE}
+        while page := await self._page(UPLOADS, arguments | {"after": after}):
+            after = page[-1][0]
+            for _, type_name, version, data in page:
+                uploaded = codec.decode(type_name, version, data)
+                assert isinstance(uploaded, AttachmentUploaded), uploaded
+                number += len(await self._objects.below(uploaded.key_prefix, len(SIZES)))
+        return number
+
+    async def _page(self, statement: LiteralString, arguments: dict[str, Any]) -> list[Any]:
+        return await (await self._connection.execute(statement, arguments)).fetchall()
 
     async def _bare(self) -> list[Found]:
         found = []

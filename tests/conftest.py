@@ -1,4 +1,4 @@
-"""Real servers for every test: one PostgreSQL and one NATS a run, a database a test.
+"""Real servers for every test: one PostgreSQL, one NATS and one S3 a run, a database a test.
 
 `database_url` is a fresh copy of a template that was migrated once; `empty_database_url` has
 no tables yet. `nats_url` is the run's server without any stream. All work in plain and in
@@ -25,6 +25,7 @@ from psycopg import sql
 from infra import migrate
 from infra.embedded import nats as embedded_nats
 from infra.embedded import postgres as embedded_postgres
+from infra.embedded import s3 as embedded_s3
 
 # A test that uses a database makes it once for all its examples: they must not meet in it.
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -69,6 +70,12 @@ async def nats_server(
     anyio_backend: str, server_directory: Path
 ) -> AsyncIterator[embedded_nats.Nats]:
     async with embedded_nats.running(server_directory) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def s3_server(anyio_backend: str, server_directory: Path) -> AsyncIterator[embedded_s3.S3]:
+    async with embedded_s3.running(server_directory) as server:
         yield server
 
 

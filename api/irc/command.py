@@ -5,24 +5,17 @@ shell's `*` gives only A to the option. Exit code 0 if every file was imported, 
 """
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
 
+from api.daemons import writing
 from api.irc.accounts import LockedPasswords
 from api.irc.files import ANNOTATION_SUFFIX
 from api.irc.importer import run as run_import
-from infra import database
-from infra.appender import Appender
-from infra.bus import HEAD, Bus
 from infra.errors import Stopped
-from infra.executor import Executor
-from infra.keyring import Keyring, Secret
 from infra.settings import Settings
 
-POOL_SIZE = 4
 # For pipes and files: what is wider than a terminal's 80 stays on its line.
 WIDTH_CHARACTERS = 120
 
@@ -35,9 +28,10 @@ async def run(
         _check_writable(report_file)
     logs = [path for path in given if not path.name.endswith(ANNOTATION_SUFFIX)]
     annotations = [path for path in given if path.name.endswith(ANNOTATION_SUFFIX)]
-    async with _executor(settings) as executor:
+    passwords = LockedPasswords(rounds=settings.bcrypt_rounds)
+    async with writing(settings, name="import", passwords=passwords) as parts:
         report = await run_import(
-            logs, [*replies, *annotations], executor=executor, console=Console(stderr=True)
+            logs, [*replies, *annotations], executor=parts.executor, console=Console(stderr=True)
         )
     if report_file is not None:
         report.write(report_file)
@@ -45,29 +39,6 @@ async def run(
     console = Console(width=None if is_terminal else WIDTH_CHARACTERS)
     report.print(console, written_to=report_file)
     return 1 if report.faults else 0
-
-
-@asynccontextmanager
-async def _executor(settings: Settings) -> AsyncIterator[Executor]:
-    url = settings.database_url
-    async with await database.connect(url, name="import") as connection:
-        secret = await Secret.load(settings.secret, connection)
-    async with (
-        Bus(settings.nats_url, name="import") as bus,
-        database.pool(url, name="import", size=POOL_SIZE) as pool,
-        Appender(
-            url,
-            queue_limit=settings.append_queue_limit,
-            on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
-        ) as appender,
-    ):
-        yield Executor(
-            pool=pool,
-            appender=appender,
-            keyring=Keyring(secret, pool),
-            secret=secret,
-            passwords=LockedPasswords(rounds=settings.bcrypt_rounds),
-        )
 
 
 def _check_writable(path: Path) -> None:

@@ -6,13 +6,25 @@ may not know of looks as if there were none.
 """
 
 from api.operations import Operation
-from api.queries import chats, contacts, delivery, messages, reactions, search, state, unread, users
+from api.queries import (
+    attachments,
+    chats,
+    contacts,
+    delivery,
+    messages,
+    reactions,
+    search,
+    state,
+    unread,
+    users,
+)
 
 OPERATIONS: tuple[Operation, ...] = (
     *users.OPERATIONS,
     *contacts.OPERATIONS,
     *chats.OPERATIONS,
     *messages.OPERATIONS,
+    *attachments.OPERATIONS,
     *delivery.OPERATIONS,
     *reactions.OPERATIONS,
     *unread.OPERATIONS,

@@ -10,7 +10,7 @@ from api.queries import messages, users
 from api.queries.messages import Message, messages_by_id
 from api.queries.paging import CURSOR, FIRST_PAGE, Cursor, read_cursor, write_cursor
 from api.queries.query import Query, Time, id_parameter, operation, whole_parameter
-from api.queries.users import User, user_of
+from api.queries.users import User, shown_avatar, user_of
 from api.read_models import Snapshot
 from domain.refusals import NotFound
 
@@ -184,7 +184,9 @@ async def participants(call: Call, snapshot: Snapshot) -> Participants:
     rows = await snapshot.rows(PARTICIPANTS, arguments)
     if not rows:
         raise NotFound("there is no such chat")
-    return Participants([Participant(user=user_of(row, row["joined_at"]), **row) for row in rows])
+    return Participants(
+        [Participant(user=user_of(row, row["joined_at"], snapshot), **row) for row in rows]
+    )
 
 
 async def _page(caller: str, after: Cursor, limit: int, snapshot: Snapshot) -> Chats:
@@ -205,15 +207,18 @@ async def _with_last_messages(
 ) -> list[Chat]:
     last_ids = [row["last_message_id"] for row in rows if row["last_message_id"] is not None]
     found = await messages_by_id(last_ids, caller, snapshot)
-    return [
-        Chat(last_message=found.get(row.pop("last_message_id")), peer=_peer(row), **row)
-        for row in rows
-    ]
+    return [_chat(row, found.get(row.pop("last_message_id")), snapshot) for row in rows]
 
 
-def _peer(row: dict[str, Any]) -> User | None:
+def _chat(row: dict[str, Any], last_message: Message | None, snapshot: Snapshot) -> Chat:
+    avatar_url = shown_avatar(row.pop("avatar_url"), row["id"], snapshot)
+    peer = _peer(row, snapshot)
+    return Chat(last_message=last_message, avatar_url=avatar_url, peer=peer, **row)
+
+
+def _peer(row: dict[str, Any], snapshot: Snapshot) -> User | None:
     found = row["user_id"] is not None
-    user = user_of(row, row["created_at"])
+    user = user_of(row, row["created_at"], snapshot)
     return user if found else None
 
 

@@ -94,7 +94,7 @@ async def _page(
         "limit": limit + 1,
     }
     rows = await snapshot.rows(MINE, arguments)
-    items = [Contact(user=user_of(row, row["created_at"]), **row) for row in rows[:limit]]
+    items = [Contact(user=user_of(row, row["created_at"], snapshot), **row) for row in rows[:limit]]
     return Contacts(items, _next(items[-1]) if len(rows) > limit else None)
 
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from api.operations import Call, Operation, Parameter
+from api.queries.attachments import Attachment, attachments_of
 from api.queries.query import Query, Time, id_parameter, operation, whole_parameter
 from api.read_models import Snapshot
 from domain.refusals import Invalid, NotFound
@@ -200,12 +201,6 @@ class Reaction(msgspec.Struct, frozen=True):
     me: bool
 
 
-class Attachment(msgspec.Struct, frozen=True):
-    """None can be sent yet."""
-
-    attachment_id: UUID
-
-
 class Delivery(msgspec.Struct, frozen=True):
     """`delivered` counts those delivered or read."""
 
@@ -253,8 +248,7 @@ async def history(call: Call, snapshot: Snapshot) -> Messages:
     rows = await snapshot.rows(AFTER if is_after else BEFORE, arguments)
     if not rows and await snapshot.row(MEMBERSHIP, arguments) is None:
         raise NotFound("there is no such chat")
-    caller = UUID(call.caller.user_id)
-    messages = [_message(row, caller) for row in rows[:limit]]
+    messages = await _messages(rows[:limit], call.caller.user_id, snapshot)
     return Messages(messages, has_more=len(rows) > limit)
 
 
@@ -273,8 +267,7 @@ async def messages_by_id(
     if not ids:
         return {}
     rows = await snapshot.rows(BY_ID, {"ids": list(ids), "caller": caller})
-    caller_id = UUID(caller)
-    return {row["id"]: _message(row, caller_id) for row in rows}
+    return {message.id: message for message in await _messages(rows, caller, snapshot)}
 
 
 def _place(call: Call) -> tuple[bool, int]:
@@ -287,7 +280,15 @@ def _place(call: Call) -> tuple[bool, int]:
     return False, call.inbound.whole("before", default=MAX_SEQ, low=0, high=MAX_SEQ)
 
 
-def _message(row: dict[str, Any], caller: UUID) -> Message:
+async def _messages(rows: list[dict[str, Any]], caller: str, snapshot: Snapshot) -> list[Message]:
+    """Most pages have no images: those that do cost a second statement."""
+    images = [row["id"] for row in rows if row["content_type"] == "image" and not row["is_deleted"]]
+    attachments = await attachments_of(images, snapshot)
+    caller_id = UUID(caller)
+    return [_message(row, attachments.get(row["id"], []), caller_id) for row in rows]
+
+
+def _message(row: dict[str, Any], attachments: list[Attachment], caller: UUID) -> Message:
     sender = _sender(row.pop("sender_id"), row.pop("sender_name"))
     is_own = sender is not None and sender.id == caller
     delivery = Delivery(row.pop("recipients"), row.pop("delivered"), row.pop("read"))
@@ -295,6 +296,7 @@ def _message(row: dict[str, Any], caller: UUID) -> Message:
         sender=sender,
         reply_to=_reply_to(row),
         reactions=[Reaction(**reaction) for reaction in row.pop("reactions") or ()],
+        attachments=attachments,
         delivery=delivery if is_own else UNSET,
         **row,
     )

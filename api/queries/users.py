@@ -13,6 +13,8 @@ import msgspec
 from api.operations import Call, Operation, Parameter
 from api.queries.query import Query, Time, id_parameter, operation, whole_parameter
 from api.read_models import Snapshot
+from domain.avatar import avatar_key
+from domain.ids import UserId
 from domain.refusals import Invalid, NotFound
 
 DEFAULT_LIMIT = 20
@@ -129,23 +131,30 @@ async def search(call: Call, snapshot: Snapshot) -> Users:
         "high": prefix + LAST_CHARACTER,
         "limit": call.inbound.whole("limit", default=DEFAULT_LIMIT, low=1, high=MAX_LIMIT),
     }
-    return Users([_user(row) for row in await snapshot.rows(BY_PREFIX, arguments)])
+    return Users([_user(row, snapshot) for row in await snapshot.rows(BY_PREFIX, arguments)])
 
 
-def user_of(row: dict[str, Any], known_since: datetime) -> User:
+def user_of(row: dict[str, Any], known_since: datetime, snapshot: Snapshot) -> User:
     """Takes the user's columns out of the row.
 
     The users may be behind what names them: then `known_since` is all that is known.
     """
+    user_id: UUID = row.pop("user_id")
     return User(
-        id=row.pop("user_id"),
+        id=user_id,
         username=row.pop("user_username") or "",
         display_name=row.pop("user_display_name"),
-        avatar_url=row.pop("user_avatar_url"),
+        avatar_url=shown_avatar(row.pop("user_avatar_url"), user_id, snapshot),
         status=row.pop("user_status") or "offline",
         last_seen=row.pop("user_last_seen"),
         created_at=row.pop("user_created_at") or known_since,
     )
+
+
+def shown_avatar(avatar_url: str | None, owner: UUID, snapshot: Snapshot) -> str | None:
+    """Signed, where it is an object of ours; else as it was given."""
+    key = avatar_key(avatar_url, UserId(str(owner))) if avatar_url else None
+    return snapshot.objects.signed(key).url if key else avatar_url
 
 
 async def _one(user_id: str, call: Call, snapshot: Snapshot) -> User:
@@ -153,11 +162,11 @@ async def _one(user_id: str, call: Call, snapshot: Snapshot) -> User:
     row = await snapshot.row(ONE, arguments)
     if row is None:
         raise NotFound("there is no such user")
-    return _user(row)
+    return _user(row, snapshot)
 
 
-def _user(row: dict[str, Any]) -> User:
-    return user_of(row, row["user_created_at"])
+def _user(row: dict[str, Any], snapshot: Snapshot) -> User:
+    return user_of(row, row["user_created_at"], snapshot)
 
 
 # The contacts say who hides from whom.

@@ -4,6 +4,7 @@ A look waits for everybody's last command (Min-Log-Position), so a test never wa
 Tables are read only where data-model.md's rule is about rows (contract.md, section 6).
 """
 
+import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from uuid import uuid4
 
 import httpx
 import psycopg
+from PIL import Image
 from psycopg.rows import dict_row
 
 PASSWORD = "correct horse"
@@ -93,7 +95,7 @@ class Messenger:
         response = (http or self._http).request(method, path, headers=headers, **content)
         is_json = "json" in response.headers.get("content-type", "")
         answered = Answered(response.status_code, response.json() if is_json else {})
-        if method == "POST" and response.status_code == 200:
+        if method in ("POST", "PUT") and response.is_success:
             self._reach(int(response.headers.get("log-position", 0)))
         return answered
 
@@ -193,6 +195,32 @@ class Person:
         message_id: str = sent["message_id"]
         return message_id
 
+    def upload(self, chat_id: str, message_id: str, image: bytes, **fields: Any) -> Json:
+        return self.ask_upload(chat_id, message_id, image, **fields).good()
+
+    def ask_upload(
+        self, chat_id: str, message_id: str, image: bytes, name: str = "cat.png"
+    ) -> Answered:
+        return self.messenger.request(
+            "POST",
+            "/v1/attachments",
+            self.token,
+            data={"chat_id": chat_id, "message_id": message_id},
+            files={"file": (name, image)},
+        )
+
+    def show(self, chat_id: str, *images: bytes, content: str = "") -> str:
+        """A message with images."""
+        message_id = new_id()
+        uploads = [self.upload(chat_id, message_id, image) for image in images]
+        ids = [upload["attachment_id"] for upload in uploads]
+        return self.say(chat_id, content, message_id=message_id, attachment_ids=ids)
+
+    def set_avatar(self, image: bytes, of: str = "users/me") -> Answered:
+        """One's own, or a chat's (`chats/ID`)."""
+        path = f"/v1/{of}/avatar"
+        return self.messenger.request("PUT", path, self.token, files={"file": ("me.png", image)})
+
     def message(self, message_id: str) -> Json:
         return self.see(f"/v1/messages/{message_id}")
 
@@ -213,6 +241,16 @@ class Person:
         counts = {item["chat_id"]: item["count"] for item in self.items("/v1/unread")}
         count: int = counts.get(chat_id, 0)
         return count
+
+
+def picture(
+    kind: str = "PNG",
+    size: tuple[int, int] = (60, 40),
+    colour: tuple[int, int, int] = (200, 30, 60),
+) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, kind)
+    return file.getvalue()
 
 
 def new_id() -> str:

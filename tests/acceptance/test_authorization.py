@@ -1,4 +1,4 @@
-"""Who may do and see what: every command and query for everybody, from one table.
+"""Who may do and see what: every command, upload and query for everybody, from one table.
 
 It is about one owner: of a group with a deputy (an admin) and a bystander (a member and
 contact of theirs), and of a direct chat. The columns are what the caller is:
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.acceptance.client import PASSWORD, Answered, Json, Messenger, at_once, new_id
+from tests.acceptance.client import PASSWORD, Answered, Json, Messenger, at_once, new_id, picture
 
 # yes: 2xx, and of a query: it names the thing asked for; empty: 200, but it does not.
 WORDS = {
@@ -78,6 +78,12 @@ mark-delivered direct              hidden   yes     yes     hidden   hidden   hi
 mark-read                          hidden   hidden  hidden  yes      hidden   yes      yes   out
 mark-read direct                   hidden   yes     yes     hidden   hidden   hidden   yes   out
 
+upload-attachment                  hidden   hidden  hidden  yes      hidden   yes      yes   out
+upload-attachment direct           hidden   blocked yes     hidden   hidden   hidden   yes   out
+set-own-avatar                     yes      yes     yes     yes      yes      yes      yes   out
+set-chat-avatar                    hidden   hidden  hidden  no       hidden   yes      yes   out
+set-chat-avatar direct             hidden   no      no      hidden   hidden   hidden   no    out
+
 /v1/users/me                       yes      yes     yes     yes      yes      yes      yes   out
 /v1/users/{id}                     yes      yes     yes     yes      yes      yes      yes   out
 /v1/users                          yes      yes     yes     yes      yes      yes      yes   out
@@ -92,6 +98,8 @@ mark-read direct                   hidden   yes     yes     hidden   hidden   hi
 /v1/chats/{id}/messages direct     hidden   yes     yes     hidden   hidden   hidden   yes   out
 /v1/messages/{id}                  hidden   hidden  hidden  yes      hidden   yes      yes   out
 /v1/messages/{id} direct           hidden   yes     yes     hidden   hidden   hidden   yes   out
+/v1/attachments/{id}               hidden   hidden  hidden  yes      hidden   yes      yes   out
+/v1/attachments/{id} direct        hidden   yes     yes     hidden   hidden   hidden   yes   out
 /v1/messages/{id}/delivery         hidden   hidden  hidden  no       hidden   no       yes   out
 /v1/messages/{id}/delivery direct  hidden   no      no      hidden   hidden   hidden   yes   out
 /v1/messages/{id}/reactions        hidden   hidden  hidden  yes      hidden   yes      yes   out
@@ -128,7 +136,7 @@ LASTING = {
 class Scene:
     """The owner's world, and the caller in it."""
 
-    def __init__(self, messenger: Messenger, caller_is: str) -> None:
+    def __init__(self, messenger: Messenger, caller_is: str, *, has_images: bool = False) -> None:
         names = ("owner", "bystander", "deputy", "outsider", "caller")
         people = messenger.people(*names)
         self.owner, self.bystander, self.deputy, self.outsider, self.caller = people
@@ -137,6 +145,10 @@ class Scene:
         self.word = f"w{new_id()[:8]}"
         self._found_group(caller_is)
         self._befriend(caller_is)
+        if has_images:
+            self.image, self.direct_image = (self._show(chat) for chat in (self.group, self.direct))
+        if caller_is == "blocked":
+            self.owner.do("block-contact", user_id=self.caller.id)
         if caller_is == "deleted":
             self.caller.delete_account()
 
@@ -168,8 +180,12 @@ class Scene:
         self.direct_message = self.owner.say(self.direct, self.word)
         for message_id in (self.message, self.direct_message):
             self.owner.do("add-reaction", message_id=message_id, emoji=":ok:")
-        if caller_is == "blocked":
-            self.owner.do("block-contact", user_id=self.caller.id)
+
+    def _show(self, chat_id: str) -> str:
+        message_id = new_id()
+        image: str = self.owner.upload(chat_id, message_id, picture())["attachment_id"]
+        self.owner.say(chat_id, "", message_id=message_id, attachment_ids=[image])
+        return image
 
 
 class Look(NamedTuple):
@@ -226,6 +242,20 @@ BODIES: dict[str, Callable[[Scene], Json]] = {
     "mark-read direct": lambda s: {"chat_id": s.direct},
 }
 
+UPLOADS: dict[str, Callable[[Scene], Answered]] = {
+    "upload-attachment": lambda s: s.caller.ask_upload(s.group, new_id(), picture()),
+    "upload-attachment direct": lambda s: s.caller.ask_upload(s.direct, new_id(), picture()),
+    "set-own-avatar": lambda s: s.caller.set_avatar(picture()),
+    "set-chat-avatar": lambda s: s.caller.set_avatar(picture(), of=f"chats/{s.group}"),
+    "set-chat-avatar direct": lambda s: s.caller.set_avatar(picture(), of=f"chats/{s.direct}"),
+}
+
+UPLOAD_ADDRESSES = {
+    "upload-attachment": ("POST", "/v1/attachments"),
+    "set-own-avatar": ("PUT", "/v1/users/me/avatar"),
+    "set-chat-avatar": ("PUT", f"/v1/chats/{new_id()}/avatar"),
+}
+
 LOOKS: dict[str, Callable[[Scene], Look]] = {
     "/v1/users/me": lambda s: Look("", s.caller.id),
     "/v1/users/{id}": lambda s: Look(s.owner.id, s.owner.id),
@@ -241,6 +271,8 @@ LOOKS: dict[str, Callable[[Scene], Look]] = {
     "/v1/chats/{id}/messages direct": lambda s: Look(s.direct, s.direct_message),
     "/v1/messages/{id}": lambda s: Look(s.message, s.word),
     "/v1/messages/{id} direct": lambda s: Look(s.direct_message, s.word),
+    "/v1/attachments/{id}": lambda s: Look(s.image, s.image),
+    "/v1/attachments/{id} direct": lambda s: Look(s.direct_image, s.direct_image),
     "/v1/messages/{id}/delivery": lambda s: Look(s.message, s.bystander.id),
     "/v1/messages/{id}/delivery direct": lambda s: Look(s.direct_message, "pending"),
     "/v1/messages/{id}/reactions": lambda s: Look(s.message, s.owner.id),
@@ -283,14 +315,15 @@ class Stage:
         self._shared: dict[tuple[str, str], Scene] = {}
 
     def scene(self, row: str, column: str, word: str) -> Scene:
-        changes = row in BODIES and word == "yes" and column != "deleted"
+        changes = row not in LOOKS and word == "yes" and column != "deleted"
         if changes and row.partition(" ")[0] in LASTING:
             return Scene(self._messenger, column)
         return self._of((column, "written in" if changes else "looked at"))
 
     def _of(self, kind: tuple[str, str]) -> Scene:
         if kind not in self._shared:
-            self._shared[kind] = Scene(self._messenger, kind[0])
+            has_images = kind[1] == "looked at"
+            self._shared[kind] = Scene(self._messenger, kind[0], has_images=has_images)
         return self._shared[kind]
 
     @cached_property
@@ -317,6 +350,9 @@ def test_the_table_is_what_is_answered(stage: Stage, row: str, column: str, word
     if row in BODIES:
         answered = scene.caller.ask(name, **BODIES[row](scene))
         assert shown(answered) == word, answered
+    elif row in UPLOADS:
+        answered = UPLOADS[row](scene)
+        assert shown(answered) == word, answered
     else:
         look = LOOKS[row](scene)
         answered = scene.caller.look(name.replace("{id}", look.id), **(look.parameters or {}))
@@ -333,20 +369,26 @@ def shown(answered: Answered) -> str:
 def test_the_table_names_every_command_and_every_query(messenger: Messenger) -> None:
     document = messenger.request("GET", "/schema/openapi.json", None).good()
     named = {row.partition(" ")[0] for row in ROWS}
-    commands, queries = operations(document)
-    assert {name for name in named if not name.startswith("/")} == commands
+    commands, uploads, queries = operations(document)
+    assert {name for name in named if not name.startswith("/")} == commands | uploads
     assert {name for name in named if name.startswith("/")} == queries
-    assert set(ROWS) == {*BODIES, *LOOKS}
+    assert set(ROWS) == {*BODIES, *UPLOADS, *LOOKS}
     assert {word for words in ROWS.values() for word in words} == {"yes", "empty", *WORDS}
 
 
-def operations(document: Json) -> tuple[set[str], set[str]]:
-    """Names of the commands, and paths of all that can be got."""
+def operations(document: Json) -> tuple[set[str], set[str], set[str]]:
+    """Names of the commands and of the uploads, and paths of all that can be got."""
     paths: dict[str, Any] = document["paths"]
     prefix = "/v1/commands/"
     commands = {path.removeprefix(prefix) for path in paths if path.startswith(prefix)}
     queries = {re.sub(r"{\w+}", "{id}", path) for path, one in paths.items() if "get" in one}
-    return commands, queries
+    uploads = {
+        operation["operationId"]
+        for one in paths.values()
+        for operation in one.values()
+        if "multipart/form-data" in operation.get("requestBody", {}).get("content", {})
+    }
+    return commands, uploads, queries
 
 
 def test_a_session_is_ended_by_its_user_only(messenger: Messenger) -> None:
@@ -360,11 +402,14 @@ def test_a_session_is_ended_by_its_user_only(messenger: Messenger) -> None:
 @pytest.mark.parametrize("token", [None, "", "nonsense", "a.b.c"])
 def test_without_a_valid_token_nothing_is_answered(messenger: Messenger, token: str) -> None:
     for row in ROWS:
-        name = row.partition(" ")[0].replace("{id}", new_id())
         if ROWS[row][COLUMNS.index("deleted")] == "out":
-            method, path = (
-                ("GET", name) if name.startswith("/") else ("POST", f"/v1/commands/{name}")
-            )
+            method, path = address(row.partition(" ")[0])
             content: Json = {} if method == "GET" else {"json": {}}
             answered = messenger.request(method, path, token, **content)
             assert answered.said == "401 unauthenticated", row
+
+
+def address(name: str) -> tuple[str, str]:
+    if name.startswith("/"):
+        return "GET", name.replace("{id}", new_id())
+    return UPLOAD_ADDRESSES.get(name) or ("POST", f"/v1/commands/{name}")

@@ -13,11 +13,14 @@ import msgspec
 from api.app import Server, config, create_app
 from api.daemons import end
 from api.parts import Parts, opened
+from infra.embedded.s3 import S3
 from infra.settings import Settings, load
 from tests.infra.daemons import projecting
 from tests.infra.machines import SECRET_TEXT
 
 PASSWORD = "correct horse"
+# Nobody listens there: what needs no object store does not miss it.
+NO_STORE = "http://127.0.0.1:1"
 TIMEOUT_SECONDS = 20.0
 START_POLL_SECONDS = 0.01
 
@@ -112,10 +115,22 @@ def settings(database_url: str, nats_url: str, **changed: Any) -> Settings:
         "MESSENGER_BCRYPT_ROUNDS": "4",
         "MESSENGER_DATABASE_URL": database_url,
         "MESSENGER_NATS_URL": nats_url,
+        "MESSENGER_S3_ENDPOINT": NO_STORE,
+        "MESSENGER_S3_ACCESS_KEY": "access",
+        "MESSENGER_S3_SECRET_KEY": "secret",
         "MESSENGER_LOG_LEVEL": "error",
     }
-    loaded = load(environ, Path("/nowhere"), needs=("database_url", "nats_url"))
+    loaded = load(environ, Path("/nowhere"))
     return msgspec.structs.replace(loaded, **({"secret": SECRET_TEXT} | changed))
+
+
+def stored_in(server: S3) -> dict[str, str]:
+    """Settings."""
+    return {
+        "s3_endpoint": server.endpoint,
+        "s3_access_key": server.access_key,
+        "s3_secret_key": server.secret_key,
+    }
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from infra import verify
 from infra.bus import Bus, stream_name
 from infra.database import Connection
 from infra.embedded.process import free_port
+from infra.embedded.s3 import S3
 from projections import PROJECTIONS
 from tests.api import process
 from tests.api.served import (
@@ -29,6 +30,7 @@ from tests.api.served import (
     serving,
     serving_all,
     settings,
+    stored_in,
 )
 from tests.infra.daemons import connected, copied, keyring, projected, relaying, until
 from tests.infra.machines import SECRET_TEXT, fetch
@@ -154,12 +156,16 @@ def readable(texts: tuple[str, ...], said: str) -> list[str]:
 
 @pytest.mark.parametrize("erase_messages", [False, True])
 async def test_nothing_that_was_to_go_can_be_read_anywhere(
-    database_url: str, nats_url: str, capsys: pytest.CaptureFixture[str], erase_messages: bool
+    database_url: str,
+    nats_url: str,
+    s3_server: S3,
+    capsys: pytest.CaptureFixture[str],
+    erase_messages: bool,
 ) -> None:
     gone = PROFILE + CONTENT if erase_messages else PROFILE
     async with (
         relaying(database_url, nats_url),
-        serving_all(database_url, nats_url) as api,
+        serving_all(database_url, nats_url, **stored_in(s3_server)) as api,
         connected(database_url) as connection,
     ):
         now = await scene(api)
@@ -474,4 +480,5 @@ async def test_the_report_does_not_vouch_for_what_it_can_not_see(
     assert await run_report(without_nats, "ann") == 1
     said = capsys.readouterr().out
     assert "not looked at: NATS" in said
+    assert "object store" in said.rpartition("not looked at: ")[2]
     assert "nothing that was to be erased" not in said

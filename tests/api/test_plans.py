@@ -15,7 +15,17 @@ from uuid import UUID
 import pytest
 from psycopg import sql
 
-from api.queries import chats, contacts, delivery, messages, reactions, state, unread, users
+from api.queries import (
+    attachments,
+    chats,
+    contacts,
+    delivery,
+    messages,
+    reactions,
+    state,
+    unread,
+    users,
+)
 from infra import partitions
 from infra.database import Connection
 from tests.infra.daemons import connected
@@ -94,6 +104,16 @@ FILL = (
     WHERE seq % 10 = 0
     """,
     """
+    INSERT INTO attachments (
+        id, message_id, file_name, file_type, file_size, storage_key, thumbnail_key, url,
+        thumbnail_url, width, height, created_at, chat_id, sender_id, medium_key, ordinal
+    )
+    SELECT md5('image' || id || n)::uuid, id, 'cat.png', 'image/png', 1, 'key', 'key', 'url',
+        'url', 1, 1, created_at, chat_id, sender_id, 'key', n
+    FROM messages, generate_series(0, 1) AS n
+    WHERE seq % 10 = 0
+    """,
+    """
     INSERT INTO contacts (user_id, contact_id, status, requested_by, created_at)
     SELECT md5('user' || n)::uuid, md5('user' || (n + m) % 5000)::uuid, 'accepted',
         md5('user' || n)::uuid, now()
@@ -122,6 +142,8 @@ QUERIES: dict[str, LiteralString] = {
     "messages by id": messages.BY_ID,
     "a message's recipients": delivery.RECIPIENTS,
     "a message's reactions": reactions.GROUPED,
+    "messages' attachments": attachments.OF_MESSAGES,
+    "an attachment": attachments.ONE,
     "contacts": contacts.MINE,
     "where a state is": state.PLACE,
     "unread counts": unread.COUNTS,

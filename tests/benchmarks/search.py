@@ -26,8 +26,10 @@ from api.read_models import ReadModels
 from domain.ids import UserId
 from infra import database
 from infra.bus import Bus
+from infra.objects import Objects
 from infra.tokens import Caller
 from projections.search import BLOCK_BITS
+from tests.api.served import settings
 from tests.benchmarks import harness
 from tests.benchmarks.harness import Report, Target, below, percentile
 from tests.benchmarks.projecting import NO_NATS
@@ -199,7 +201,8 @@ async def measure(report: Report, url: str, seconds: float) -> None:
     async with (
         database.pool(url, name="bench", size=READERS, plans_once=True) as pool,
         Bus(NO_NATS, name="bench") as bus,
-        ReadModels(pool, pool, bus, wait_seconds=WAIT_SECONDS) as read_models,
+        Objects(settings(url, NO_NATS)) as objects,
+        ReadModels(pool, pool, bus, objects, wait_seconds=WAIT_SECONDS) as read_models,
     ):
         await _page(report, read_models, seconds)
         for kind, texts in _texts(url).items():

@@ -74,6 +74,11 @@ def used(running: Running) -> dict[str, Used]:
     }
 
 
+def children_mib(pid: int) -> list[float]:
+    """The peaks of a process's children."""
+    return [peak_mib(child) for child in _pids() if _parent(child) == pid]
+
+
 def peak_mib(pid: int) -> float:
     """0 for a process that is gone, or whose memory is not to be seen."""
     try:

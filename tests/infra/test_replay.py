@@ -26,10 +26,12 @@ from domain.ids import AttachmentId, ChatId, MessageId, UserId
 from infra import clock, database, event_log, migrate, rebuild, replay, verify
 from infra.bus import Bus
 from infra.executor import Request
+from infra.objects import Objects
 from infra.projector import Poisoned
 from projections import BY_NAME, NAMES, PROJECTIONS
 from projections.projection import Projection
 from tests import model
+from tests.api.served import settings
 from tests.commands.history import uploaded
 from tests.infra import daemons, machines
 from tests.infra.daemons import (
@@ -275,7 +277,8 @@ async def test_no_reader_sees_less_than_its_position_says(
     async with (
         database.pool(database_url, name="test read", size=POOL_SIZE) as pool,
         Bus(nats_url, name="test") as bus,
-        ReadModels(pool, pool, bus, wait_seconds=5) as models,
+        Objects(settings(database_url, nats_url)) as objects,
+        ReadModels(pool, pool, bus, objects, wait_seconds=5) as models,
         projecting(database_url, nats_url),
     ):
         await projected(database_url)

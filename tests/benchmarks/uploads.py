@@ -1,0 +1,176 @@
+"""`POST /v1/attachments` with a photograph of 3 megapixels, 16 at once; and what uploads do to
+`send-message`.
+
+The sends go on at a fixed rate, by turns alone and beside uploaders that never rest, so that
+what else the machine does meets both alike. Baseline of the speed of uploads in the same run:
+Pillow making the three renditions of the same photograph, one after the other, in one process.
+"""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from time import perf_counter
+from typing import NamedTuple
+from uuid import uuid4
+
+import httpx
+from PIL import Image
+
+from tests.benchmarks import harness, http_send, system
+from tests.benchmarks.harness import Report, below, below_times_baseline, mean, percentile
+from tests.benchmarks.system import Running
+
+SIZE = (2_048, 1_536)
+AT_ONCE = 16
+SECONDS = 30.0
+QUICK_SECONDS = 3.0
+BESIDE_UPLOADERS = 4
+RATE = 200.0
+ROUNDS = 6
+ROUND_SECONDS = 10.0
+WARM_UP_SECONDS = 5.0
+BASELINE_IMAGES = 8
+TIMEOUT_SECONDS = 120.0
+RATIO = 1.5
+PEAK_MIB = 300.0  # of an API process, whatever is uploaded
+
+
+class Uploader(NamedTuple):
+    """One who uploads into a chat of theirs; each image for a message of its own."""
+
+    client: httpx.AsyncClient
+    chat_id: str
+    image: bytes
+
+    async def upload(self) -> float:
+        """Seconds that it took."""
+        began = perf_counter()
+        response = await self.client.post(
+            "/v1/attachments",
+            data={"chat_id": self.chat_id, "message_id": str(uuid4())},
+            files={"file": ("photo.jpg", self.image)},
+        )
+        assert response.status_code == 201, response.text
+        return perf_counter() - began
+
+    async def until(self, stopped: asyncio.Event, seconds: list[float]) -> None:
+        while not stopped.is_set():
+            seconds.append(await self.upload())
+
+
+async def run(report: Report, *, is_quick: bool) -> None:
+    seconds = QUICK_SECONDS if is_quick else SECONDS
+    image = photograph()
+    report.note(f"a JPEG of {SIZE[0]} x {SIZE[1]}, {len(image) / 1e6:.2f} MB")
+    async with system.up() as running:
+        harness.note_server(report, running.database_url)
+        async with _uploaders(running, image) as uploaders:
+            await uploaders[0].upload()
+            await _many(report, running, uploaders, seconds)
+            await _beside(report, running, uploaders[:BESIDE_UPLOADERS], is_quick=is_quick)
+
+
+def photograph() -> bytes:
+    """Noise over a slope: about as many bytes as a camera makes of such a size."""
+    slope = Image.linear_gradient("L").resize(SIZE)
+    noise = Image.effect_noise(SIZE, 30)
+    file = io.BytesIO()
+    Image.merge("RGB", (slope, noise, Image.blend(slope, noise, 0.3))).save(file, "JPEG")
+    return file.getvalue()
+
+
+async def _many(
+    report: Report, running: Running, uploaders: list[Uploader], seconds: float
+) -> None:
+    alone = _pillow(uploaders[0].image)
+    before = system.peak_mib(running.pids["api"])
+    times, took = await _upload_for(uploaders, seconds)
+    after = _pillow(uploaders[0].image)
+    name = f"{AT_ONCE} at once"
+    report.add(f"{name}", len(times) / took, "uploads/s", baseline=mean([alone, after]))
+    report.add(f"{name}, p50", percentile(times, 0.5), "s")
+    report.add(f"{name}, p99", percentile(times, 0.99), "s")
+    peak, workers = system.peak_mib(running.pids["api"]), system.children_mib(running.pids["api"])
+    report.add(f"{name}, most memory of the API process", peak, "MiB", target=below(PEAK_MIB))
+    report.note(f"API process before: {before:.0f} MiB at most; no upload is in it whole")
+    for number, worker in enumerate(workers, 1):
+        report.add(f"{name}, most memory of worker {number}", worker, "MiB")
+
+
+async def _upload_for(uploaders: list[Uploader], seconds: float) -> tuple[list[float], float]:
+    """What each upload took, and all of them."""
+    times: list[float] = []
+    stopped = asyncio.Event()
+    began = perf_counter()
+    tasks = [asyncio.create_task(one.until(stopped, times)) for one in uploaders]
+    await asyncio.sleep(seconds)
+    stopped.set()
+    await asyncio.gather(*tasks)
+    return times, perf_counter() - began
+
+
+def _pillow(image: bytes) -> float:
+    """Images a second."""
+    began = perf_counter()
+    for _ in range(BASELINE_IMAGES):
+        original = Image.open(io.BytesIO(image)).convert("RGB")
+        original.save(io.BytesIO(), "JPEG", quality=85, progressive=True)
+        for size, quality in ((800, 80), (300, 75)):
+            smaller = original.copy()
+            smaller.thumbnail((size, size))
+            smaller.save(io.BytesIO(), "JPEG", quality=quality)
+    return BASELINE_IMAGES / (perf_counter() - began)
+
+
+async def _beside(
+    report: Report, running: Running, uploaders: list[Uploader], *, is_quick: bool
+) -> None:
+    sends = await http_send.requests(running.api_url)
+    seconds = QUICK_SECONDS if is_quick else ROUND_SECONDS
+    await http_send.load(running, sends, RATE, WARM_UP_SECONDS)
+    alone, beside, uploads = [], [], 0
+    for number in range(2 if is_quick else ROUNDS):
+        one = await http_send.load(running, sends, RATE, seconds)
+        times: list[float] = []
+        stopped = asyncio.Event()
+        tasks = [asyncio.create_task(each.until(stopped, times)) for each in uploaders]
+        other = await http_send.load(running, sends, RATE, seconds)
+        stopped.set()
+        await asyncio.gather(*tasks)
+        assert one.failures == other.failures == 0, (one.errors, other.errors)
+        alone.append(one.p99_ms)
+        beside.append(other.p99_ms)
+        uploads += len(times)
+        report.note(
+            f"round {number + 1}: p50 {one.p50_ms:.1f} and {other.p50_ms:.1f} ms, "
+            f"p99 {one.p99_ms:.1f} and {other.p99_ms:.1f} ms, {len(times)} uploads"
+        )
+    report.add(
+        f"send-message at {RATE:.0f}/s beside {len(uploaders)} uploaders, p99 (median of rounds)",
+        percentile(beside, 0.5),
+        "ms",
+        baseline=percentile(alone, 0.5),
+        target=below_times_baseline(RATIO),
+    )
+
+
+@asynccontextmanager
+async def _uploaders(running: Running, image: bytes) -> AsyncIterator[list[Uploader]]:
+    numbers = count(1_000)  # of users that the senders do not use
+    async with httpx.AsyncClient(base_url=running.api_url, timeout=TIMEOUT_SECONDS) as client:
+        people = [await http_send.person(client, next(numbers)) for _ in range(AT_ONCE)]
+        seats = await http_send.group(client, people)
+    clients = [
+        httpx.AsyncClient(
+            base_url=running.api_url,
+            timeout=TIMEOUT_SECONDS,
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        for token, _ in seats
+    ]
+    try:
+        yield [Uploader(each, seats[0][1], image) for each in clients]
+    finally:
+        await asyncio.gather(*(each.aclose() for each in clients))
