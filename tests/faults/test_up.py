@@ -124,7 +124,9 @@ def test_it_says_where_everything_is_and_keeps_it_private(start: Start, tmp_path
     up = start(tmp_path)
     run = up.until_ready()
     assert answer(f"{run['api_url']}/health/ready") == 200
-    assert {"postgres", "nats", "s3", "relay", "project-users", "api"} <= set(run["pids"])
+    assert {"postgres", "nats", "s3", "relay", "project-users", "api", "maintain"} <= set(
+        run["pids"]
+    )
     assert all(is_alive(pid) for pid in run["pids"].values())
     assert (tmp_path / "run.json").stat().st_mode & 0o777 == 0o600
 

@@ -489,11 +489,13 @@ class Messenger:
             self._check_contacts(actor, peer)
 
     def _send_message(self, actor: str, data: Json, chosen: Json) -> Outcome:
+        attachments = data.get("attachment_ids") or []
+        _check_whole(data, attachments)
         formatting = _formatting(data)
         said = (actor, data["chat_id"], data["content"], formatting, data.get("reply_to_id"))
         message_id = data.get("message_id") or chosen.get("message_id", "?")
         first = self.messages.get(message_id)
-        if first is not None and first.get("said") == said:
+        if first is not None and first.get("said") == said and not attachments:
             return Outcome(answer={"message_id": message_id}, position=first["position"])
         chat = self._chat(actor, data["chat_id"])
         if first is not None:
@@ -501,6 +503,8 @@ class Messenger:
         self._check_may_send(actor, chat)
         target = data.get("reply_to_id")
         if target is not None and target not in chat["messages"]:
+            raise Refused(404, "not-found")
+        if attachments:  # nobody uploads here: whichever is named is not there
             raise Refused(404, "not-found")
         more = {"formatting": formatting, "reply_to": target, "said": said}
         position = chosen.get("position")
@@ -522,6 +526,8 @@ class Messenger:
         if message["is_deleted"]:
             raise Refused(409, "conflict")
         self._check_may_send(actor, chat)
+        if not data["content"]:
+            raise Refused(400, "invalid")
         outcome = self._changed(message, new)
         message["is_edited"] |= outcome.is_changed
         return outcome
@@ -755,6 +761,15 @@ class Messenger:
         if old.startswith("told ") and old != message_id:
             self.chats[chat_id]["messages"][seq - 1] = message_id
             self.messages[message_id] = self.messages.pop(old) | {"id": message_id}
+
+
+def _check_whole(data: Json, attachments: list[str]) -> None:
+    """A message is more than nothing, names an attachment once, and itself with any."""
+    is_twice = len(set(attachments)) < len(attachments)
+    if is_twice or not (data["content"] or attachments):
+        raise Refused(400, "invalid")
+    if attachments and "message_id" not in data:
+        raise Refused(400, "invalid")
 
 
 def _formatting(data: Json) -> Json:

@@ -70,6 +70,9 @@ BOLD = {"formatting": {"bold": [[0, 2]], "italic": []}}
 BEYOND = {"formatting": {"bold": [[0, 99]]}}
 
 words = st.sampled_from(WORDS)
+texts = st.sampled_from([*WORDS, *WORDS, *WORDS, ""])
+# Of none that is there: uploads are no commands.
+attachments = st.sampled_from([[], [], [], [], [made_id(4, 1)], [made_id(4, 1), made_id(4, 1)]])
 slugs = st.sampled_from(SLUGS)
 avatars = st.sampled_from([None, "https://example.org/a.png"])
 metadata = st.sampled_from([BOLD, BOLD, {}, BEYOND])
@@ -166,9 +169,10 @@ class Bodies:
 
     def send_message(self) -> st.SearchStrategy[Json]:
         return st.fixed_dictionaries(
-            {"chat_id": self.chats, "content": words},
+            {"chat_id": self.chats, "content": texts},
             optional={
                 "message_id": st.sampled_from(OWN_MESSAGES[:-1]),
+                "attachment_ids": attachments,
                 "reply_to_id": self.messages,
                 "metadata": metadata,
             },
@@ -176,7 +180,7 @@ class Bodies:
 
     def edit_message(self) -> st.SearchStrategy[Json]:
         return st.fixed_dictionaries(
-            {"message_id": self.messages, "content": words}, optional={"metadata": metadata}
+            {"message_id": self.messages, "content": texts}, optional={"metadata": metadata}
         )
 
     def delete_message(self) -> st.SearchStrategy[Json]:
