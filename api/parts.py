@@ -31,6 +31,7 @@ class Parts(NamedTuple):
     pool: Pool
     bus: Bus
     appender: Appender
+    keyring: Keyring
     executor: Executor
     passwords: Passwords
     login_limits: LoginLimits
@@ -79,6 +80,7 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
                 pool=pool,
                 bus=bus,
                 appender=appender,
+                keyring=keyring,
                 executor=executor,
                 passwords=passwords,
                 login_limits=LoginLimits(pool, secret, settings),

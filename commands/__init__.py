@@ -20,6 +20,7 @@ from commands import (
     mark_delivered,
     mark_read,
     open_direct_chat,
+    record_deliveries,
     register_user,
     remove_contact,
     remove_member,
@@ -28,6 +29,7 @@ from commands import (
     send_message,
     set_status,
     settle_deletion,
+    settle_presence,
     transfer_ownership,
     unblock_contact,
     update_group,
@@ -96,6 +98,14 @@ HANDLERS: tuple[Handler, ...] = (
 # What the shell itself commands; no client can.
 INTERNAL: tuple[Handler, ...] = (
     Handler("settle-deletion", settle_deletion.SettleDeletion, Answer, settle_deletion.decide),
+    Handler("settle-presence", settle_presence.SettlePresence, Answer, settle_presence.decide),
+    Handler(
+        "record-deliveries",
+        record_deliveries.RecordDeliveries,
+        Answer,
+        record_deliveries.decide,
+        needs_actor=False,
+    ),
 )
 
 BY_NAME = {handler.name: handler for handler in HANDLERS}

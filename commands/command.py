@@ -21,11 +21,13 @@ from domain.contact import Contact
 from domain.event import Event
 from domain.ids import (
     ChatId,
+    GatewayId,
     MessageId,
     StreamId,
     UserId,
     chat_stream,
     contact_stream,
+    gateway_stream,
     message_stream,
     receipt_stream,
     user_stream,
@@ -174,6 +176,10 @@ class View:
     def new_message(self, message_id: MessageId) -> Message:
         state: Message = self._presumed_new(message_stream(message_id), Message())
         return state
+
+    def own_gateway(self, gateway_id: GatewayId) -> None:
+        """Guards the stream against anybody else's writing to it."""
+        self._presumed_new(gateway_stream(gateway_id), None)
 
     def fact(self, fact: Fact) -> Any:
         if fact not in self._facts:

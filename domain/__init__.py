@@ -32,7 +32,7 @@ from domain.message import (
     ReactionRemoved,
     SystemMessageSent,
 )
-from domain.receipt import MessagesDelivered, MessagesRead
+from domain.receipt import DeliveriesRecorded, MessagesDelivered, MessagesRead
 from domain.user import (
     AccountDeleted,
     PasswordChanged,
@@ -69,4 +69,5 @@ EVENTS: tuple[type[Event], ...] = (
     SystemMessageSent,
     MessagesDelivered,
     MessagesRead,
+    DeliveriesRecorded,
 )

@@ -22,6 +22,7 @@ AGGREGATES: dict[str, Aggregate] = {
     "message": Aggregate(message.Message(), message.evolve),
     "contact": Aggregate(contact.Contact(), contact.evolve, last_event_suffices=True),
     "receipt": Aggregate(receipt.Receipt(), receipt.evolve, last_event_suffices=True),
+    "gateway": Aggregate(None, receipt.evolve_gateway, last_event_suffices=True),
 }
 
 

@@ -57,6 +57,16 @@ Index(
     postgresql_where=text("type = 'account_deleted'"),
 )
 
+# Who comes into a chat and goes, for those who resume the stream (api.stream.readings).
+Index(
+    "event_log_moves",
+    event_log.c.position,
+    postgresql_where=text(
+        "type IN ('direct_chat_opened', 'group_created', 'members_added', 'member_removed',"
+        " 'member_left', 'group_deleted')"
+    ),
+)
+
 log_head = Table(
     "log_head",
     metadata,
@@ -151,6 +161,23 @@ login_failures = Table(
     _required("failures", sa.Integer),
     _required("window_ends_at", TIME),
     comment="Throttles logins per account and per address; keys are keyed hashes.",
+)
+
+gateways = Table(
+    "gateways",
+    metadata,
+    Column("id", ID, primary_key=True),
+    _required("seen_at", TIME),
+    comment="Processes that serve the stream, each under a lease (api.stream.presence).",
+)
+
+gateway_users = Table(
+    "gateway_users",
+    metadata,
+    Column("user_id", ID, primary_key=True),
+    Column("gateway_id", ID, primary_key=True),
+    Index("idx_gateway_users_gateway", "gateway_id"),
+    comment="Who has an open connection to which of them.",
 )
 
 projection_checkpoints = Table(

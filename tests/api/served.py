@@ -13,6 +13,7 @@ import msgspec
 from api.app import Server, config, create_app
 from api.daemons import end
 from api.parts import Parts, opened
+from api.stream import stream
 from infra.settings import Settings, load
 from tests.infra.daemons import projecting
 from tests.infra.machines import SECRET_TEXT
@@ -123,10 +124,11 @@ async def serving(database_url: str, nats_url: str, **changed: Any) -> AsyncIter
     """One process's worth of API; `changed` are settings."""
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(opened(settings(database_url, nats_url, **changed)))
+        live = await stack.enter_async_context(stream.opened(parts))
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         # asyncio alone would not: each answer would wait 40 ms for the client's acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        server = TestServer(config(create_app(parts), host="127.0.0.1", port=0))
+        server = TestServer(config(create_app(parts, live), host="127.0.0.1", port=0))
         running = asyncio.create_task(server.serve([listener]))
         stack.push_async_callback(_stop, server, running)
         while not server.started:

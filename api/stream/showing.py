@@ -1,0 +1,45 @@
+"""Makes events ready to be shown: opens them, and finds the names and replies they need."""
+
+from collections.abc import Sequence
+
+from api.stream.names import Names
+from api.stream.readings import Readings
+from api.stream.shown import Surroundings, people_in, quoted_in
+from domain.event import Event
+from domain.message import MessageEdited, MessageSent
+from domain.user import ProfileUpdated, UserRegistered
+from infra.logs import Logger
+
+OPENED = frozenset({MessageSent, MessageEdited, ProfileUpdated, UserRegistered})
+
+
+class Showing:
+    def __init__(self, readings: Readings, names: Names, logger: Logger) -> None:
+        self._readings = readings
+        self._names = names
+        self._logger = logger
+
+    async def open(self, events: Sequence[Event]) -> None:
+        """In place, once. What was tampered with is then as if its key were gone."""
+        for event in await self._readings.open([one for one in events if type(one) in OPENED]):
+            self._logger.error("event_not_opened", type=event.type, stream=event.stream)
+
+    def learn(self, events: Sequence[Event]) -> None:
+        """What opened events say of names holds from now on."""
+        for event in events:
+            self._names.apply(event)
+
+    async def around(self, events: Sequence[Event]) -> Surroundings:
+        """For events that happen now."""
+        quoted = await self._readings.quoted(quoted_in(events))
+        senders = {one.sender_id for one in quoted.values() if one.sender_id is not None}
+        await self._names.load(people_in(events) | senders)
+        return Surroundings(self._names.of, quoted)
+
+    async def around_past(self, events: Sequence[Event]) -> Surroundings:
+        """For what happened a while ago: nothing is said that was deleted since."""
+        said = [
+            event.message_id for event in events if isinstance(event, MessageSent | MessageEdited)
+        ]
+        gone = await self._readings.deleted(said)
+        return (await self.around(events))._replace(gone=frozenset(gone))
