@@ -78,7 +78,7 @@ class CatchUp:
             for person, one in statuses.items()
             if isinstance(one.event, StatusChanged)
             and person != viewer
-            and self._gateway.sees(viewer, person)
+            and viewer in self._gateway.who_meet(person)
             and self._gateway.people.may_see(viewer, person)
         ]
 

@@ -200,8 +200,12 @@ class Gateway:
         return self._users.keys() & user_ids
 
     def sees(self, viewer: UserId, person: UserId) -> bool:
-        """Whether what a person is called, or whether they are online, concerns the viewer."""
+        """Whether what a person is called concerns the viewer."""
         return viewer in self.people.who_watch(person) or viewer in self.rooms.who_see(person)
+
+    def who_meet(self, person: UserId) -> set[UserId]:
+        """Those whom it concerns whether a person is online."""
+        return self.people.who_watch(person) | self.rooms.who_share(person)
 
     async def reached(self, position: int) -> None:
         """Waits for as long as the caller has time."""
@@ -361,7 +365,9 @@ class Gateway:
                 return self.rooms.apply(event)
             case ContactEvent():
                 return (event.user_id, event.contact_id)
-            case StatusChanged() | ProfileUpdated() | AccountDeleted():
+            case StatusChanged():
+                return self.who_meet(event.user_id)
+            case ProfileUpdated() | AccountDeleted():
                 person = event.user_id
                 return {person, *self.people.who_watch(person), *self.rooms.who_see(person)}
             case UserEvent():

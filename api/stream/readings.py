@@ -29,7 +29,14 @@ from projections.messages import DELETED_CONTENT, SENTENCES
 
 ROOMS_LOADED_AT_ONCE = 200
 STATEMENT_TIMEOUT_MS = 30_000
+USED = ("chats", "contacts", "delivery")
 CONTACT_TYPES = [event.type for event in CONTACT_EVENTS]
+
+CHECKPOINTS = """
+    SELECT projection, position
+    FROM projection_checkpoints
+    WHERE projection IN ('chats', 'contacts', 'delivery')
+"""
 
 CHATS = """
     SELECT p.chat_id
@@ -138,6 +145,16 @@ class Whereabouts(NamedTuple):
     pending: dict[ChatId, Range]
 
 
+class _Read(NamedTuple):
+    """What the read models have of a user: the chats as of `chats_at`, the rest of `rest_at`."""
+
+    chats: set[ChatId]
+    chats_at: int
+    contacts: dict[UserId, Known]
+    pending: dict[ChatId, Range]
+    rest_at: int
+
+
 class Readings:
     """Every method raises what psycopg raises, or Unavailable."""
 
@@ -171,14 +188,17 @@ class Readings:
 
     async def whereabouts(self, user_id: UserId, *, since: int) -> Whereabouts:
         """As of the head; the spans reach back to `since`."""
-        chats, chats_at = await self._chats(user_id)
-        contacts, contacts_at = await self._contacts(user_id)
-        pending, pending_at = await self._pending(user_id)
+        read = await self._read_models_of(user_id)
         head = (await self.head()).position
-        moves = await self._own_moves(user_id, after=min(chats_at, since), up_to=head)
-        spans = Spans(chats, at=chats_at, moves=moves)
-        after = min(contacts_at, pending_at)
-        for position, _, event in await self._since(user_id, spans.chats, after=after, up_to=head):
+        moves = await self._own_moves(user_id, after=min(read.chats_at, since), up_to=head)
+        spans = Spans(read.chats, at=read.chats_at, moves=moves)
+        # What was sent to chats that the user has left, they never get.
+        pending = {
+            chat_id: found for chat_id, found in read.pending.items() if spans.shows(chat_id, head)
+        }
+        contacts = dict(read.contacts)
+        since_then = await self._since(user_id, spans.chats, after=read.rest_at, up_to=head)
+        for position, _, event in since_then:
             match event:
                 case ContactEvent():
                     other = event.contact_id if event.user_id == user_id else event.user_id
@@ -240,32 +260,26 @@ class Readings:
             cursor = await connection.execute(DELETED, {"streams": list(streams)})
             return {streams[row[0]] for row in await cursor.fetchall()}
 
-    async def _chats(self, user_id: UserId) -> tuple[set[ChatId], int]:
-        rows, position = await self._rows(("chats",), CHATS, user_id)
-        return {ChatId(str(row["chat_id"])) for row in rows}, position
+    async def _read_models_of(self, user_id: UserId) -> _Read:
+        async def find(snapshot: Snapshot) -> _Read:
+            arguments = {"caller": UUID(user_id)}
+            checkpoints = await snapshot.rows(CHECKPOINTS, {})
+            at = {row["projection"]: row["position"] for row in checkpoints}
+            rest_at = min(at.get("contacts", 0), at.get("delivery", 0))
+            chats = await snapshot.rows(CHATS, arguments)
+            contacts = await snapshot.rows(CONTACTS, arguments)
+            pending = await snapshot.rows(PENDING, arguments)
+            return _Read(
+                chats={ChatId(str(row["chat_id"])) for row in chats},
+                chats_at=at.get("chats", 0),
+                contacts=_standings(user_id, contacts, rest_at),
+                pending={
+                    ChatId(str(row["chat_id"])): Range(row["first"], row["last"]) for row in pending
+                },
+                rest_at=rest_at,
+            )
 
-    async def _contacts(self, user_id: UserId) -> tuple[dict[UserId, Known], int]:
-        rows, position = await self._rows(("contacts",), CONTACTS, user_id)
-        found: dict[UserId, Standing] = {}
-        for row in rows:
-            mine = UserId(str(row["user_id"])) == user_id
-            other = UserId(str(row["contact_id" if mine else "user_id"]))
-            found[other] = _with(found.get(other, Standing()), row)
-        return {other: Known(position, standing) for other, standing in found.items()}, position
-
-    async def _pending(self, user_id: UserId) -> tuple[dict[ChatId, Range], int]:
-        rows, position = await self._rows(("delivery",), PENDING, user_id)
-        return {
-            ChatId(str(row["chat_id"])): Range(row["first"], row["last"]) for row in rows
-        }, position
-
-    async def _rows(
-        self, used: tuple[str, ...], statement: Any, user_id: UserId
-    ) -> tuple[list[dict[str, Any]], int]:
-        async def find(snapshot: Snapshot) -> list[dict[str, Any]]:
-            return await snapshot.rows(statement, {"caller": UUID(user_id)})
-
-        return await self._read_models.read(used, 0, find)
+        return (await self._read_models.read(USED, 0, find))[0]
 
     async def _own_moves(self, user_id: UserId, *, after: int, up_to: int) -> list[OwnMove]:
         recorded = await self._select(
@@ -327,6 +341,15 @@ def _own_move(user_id: UserId, recorded: Recorded) -> OwnMove | None:
     if user_id in moves.leaving:
         return OwnMove(recorded.position, event.chat_id, joins=False)
     return None
+
+
+def _standings(user_id: UserId, rows: list[dict[str, Any]], at: int) -> dict[UserId, Known]:
+    found: dict[UserId, Standing] = {}
+    for row in rows:
+        is_own = str(row["user_id"]) == user_id
+        other = UserId(str(row["contact_id" if is_own else "user_id"]))
+        found[other] = _with(found.get(other, Standing()), row)
+    return {other: Known(at, standing) for other, standing in found.items()}
 
 
 def _with(standing: Standing, row: dict[str, Any]) -> Standing:

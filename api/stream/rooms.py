@@ -115,6 +115,15 @@ class Rooms:
         """The rooms that somebody is or was in."""
         return self._of_person.get(person, ())
 
+    def who_share(self, person: UserId) -> set[UserId]:
+        """Those who are in a room with somebody."""
+        found: set[UserId] = set()
+        for chat_id in self.of(person):
+            room = self._rooms[chat_id]
+            if person in room.members:
+                found |= room.members
+        return found
+
     def who_see(self, person: UserId) -> set[UserId]:
         """Those who are in a room with somebody, or with what they said."""
         found: set[UserId] = set()
