@@ -107,10 +107,18 @@ class Stream:
 
     async def sweep(self) -> None:
         """For as long as the process lives."""
-        heartbeat = self._services.parts.settings.stream_heartbeat_seconds
+        sockets, gateway, parts = (
+            self._services.sockets,
+            self._services.gateway,
+            self._services.parts,
+        )
+        heartbeat = parts.settings.stream_heartbeat_seconds
         while True:
             await asyncio.sleep(min(SWEEP_SECONDS, heartbeat / 4))
-            self._services.sockets.sweep(heartbeat, _ping, _close_silent)
+            sockets.sweep(heartbeat, _ping, _close_silent)
+            parts.metrics.show("messenger_stream_sockets", len(sockets))
+            parts.metrics.show("messenger_stream_position", gateway.position)
+            parts.metrics.show("messenger_stream_rooms", len(gateway.rooms))
 
     async def send_presence(self) -> None:
         """For as long as the process lives."""
