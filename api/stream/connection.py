@@ -266,6 +266,12 @@ class Connection:
             gateway.exit(self.user_id)
         self._write(frames.encode(self._ready(position, resumed=after is not None)))
         if after is not None:
+            # Subscribing takes its time: what the user joined meanwhile is missed as well.
+            found.spans.add(
+                await self._services.readings.own_moves(
+                    self.user_id, after=found.position, up_to=position
+                )
+            )
             missed = Missed(self.user_id, found.spans, after, position)
             async for page in self._services.catch_up.frames(missed):
                 await self._write_page(page)

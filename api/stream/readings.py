@@ -190,7 +190,7 @@ class Readings:
         """As of the head; the spans reach back to `since`."""
         read = await self._read_models_of(user_id)
         head = (await self.head()).position
-        moves = await self._own_moves(user_id, after=min(read.chats_at, since), up_to=head)
+        moves = await self.own_moves(user_id, after=min(read.chats_at, since), up_to=head)
         spans = Spans(read.chats, at=read.chats_at, moves=moves)
         # What was sent to chats that the user has left, they never get.
         pending = {
@@ -281,7 +281,8 @@ class Readings:
 
         return (await self._read_models.read(USED, 0, find))[0]
 
-    async def _own_moves(self, user_id: UserId, *, after: int, up_to: int) -> list[OwnMove]:
+    async def own_moves(self, user_id: UserId, *, after: int, up_to: int) -> list[OwnMove]:
+        """Where the user joined and left, the ends of their groups among it."""
         recorded = await self._select(
             MOVES_NAMING, {"after": after, "up_to": up_to, "caller": user_id}
         )

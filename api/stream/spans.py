@@ -27,6 +27,10 @@ class Spans:
         self._was_in = was_in
         self._at = at
         self._moves: defaultdict[ChatId, list[OwnMove]] = defaultdict(list)
+        self.add(moves)
+
+    def add(self, moves: Iterable[OwnMove]) -> None:
+        """Later ones than those that are known."""
         for move in sorted(moves):
             self._moves[move.chat_id].append(move)
 
