@@ -20,6 +20,7 @@ from tests.benchmarks import (
     projectors,
     queries,
     search,
+    stream,
 )
 from tests.benchmarks.harness import Report, console
 
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "import": importing.run,
     "queries": queries.run,
     "search": search.run,
+    "stream": stream.run,
 }
 
 

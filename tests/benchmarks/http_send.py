@@ -47,7 +47,7 @@ async def run(report: Report, *, is_quick: bool) -> None:
     async with system.up() as running:
         harness.note_server(report, running.database_url)
         sends = await _requests(running.api_url)
-        await _load(running, sends, RATE / 2, WARM_UP_SECONDS)
+        await load(running, sends, RATE / 2, WARM_UP_SECONDS)
         await _insert(report, running)
         await _live(report, running, RATE)
         full = await _send(report, running, sends, RATE, seconds)
@@ -69,7 +69,7 @@ async def _send(
     report: Report, running: Running, sends: list[str], rate: float, seconds: float
 ) -> Result:
     before = system.used(running)
-    result = await _load(running, sends, rate, seconds)
+    result = await load(running, sends, rate, seconds)
     name = f"at {rate:.0f}/s for {seconds:.0f} s"
     report.add(f"{name}: errors", result.failures, "", target=below(1))
     report.add(f"{name}: sent", result.per_second, "messages/s", target=at_least(SUSTAINED * rate))
@@ -85,7 +85,7 @@ async def _ramp(report: Report, running: Running, sends: list[str]) -> None:
     """The highest rate that was sustained before one was not."""
     best, rate = 0.0, float(RATE)
     for _ in range(MAX_RAMP_STEPS):
-        result = await _load(running, sends, rate, RAMP_SECONDS)
+        result = await load(running, sends, rate, RAMP_SECONDS)
         report.note(
             f"ramp at {rate:.0f}/s: {result.per_second:.0f}/s, p50 {result.p50_ms:.1f} ms, "
             f"p99 {result.p99_ms:.0f} ms, at the head after {result.settle_seconds:.2f} s"
@@ -106,7 +106,7 @@ def _is_sustained(result: Result, rate: float) -> bool:
 
 
 async def _live(report: Report, running: Running, rate: float) -> None:
-    result = await _load(running, [LIVE], rate, BASELINE_SECONDS)
+    result = await load(running, [LIVE], rate, BASELINE_SECONDS)
     report.add(f"baseline: GET /health/live at {rate:.0f}/s, p99", result.p99_ms, "ms")
 
 
@@ -118,7 +118,7 @@ async def _insert(report: Report, running: Running) -> None:
     report.add("baseline: pgbench inserts of the event", rate.per_second, "events/s")
 
 
-async def _load(running: Running, requests: list[str], rate: float, seconds: float) -> Result:
+async def load(running: Running, requests: list[str], rate: float, seconds: float) -> Result:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.benchmarks.load"),
         stdin=asyncio.subprocess.PIPE,
@@ -142,40 +142,38 @@ def _shares(before: dict[str, Used], after: dict[str, Used], result: Result) -> 
 async def _requests(url: str) -> list[str]:
     """Sends by turns into small and large chats, by all of their members."""
     async with httpx.AsyncClient(base_url=url, timeout=SETUP_TIMEOUT_SECONDS) as client:
-        people = [await _person(client, number) for number in range(USERS)]
+        people = [await person(client, number) for number in range(USERS)]
         by_size = [
             [
                 (token, chat_id)
                 for begin in range(0, USERS, size)
-                for token, chat_id in await _group(client, people[begin : begin + size])
+                for token, chat_id in await group(client, people[begin : begin + size])
             ]
             for size in CHAT_SIZES
         ]
     seats = chain.from_iterable(zip(*by_size, strict=True))
     texts = islice(cycle(TEXTS), USERS * len(CHAT_SIZES))
     return [
-        _request(token, chat_id, text) for (token, chat_id), text in zip(seats, texts, strict=True)
+        request(token, chat_id, text) for (token, chat_id), text in zip(seats, texts, strict=True)
     ]
 
 
-async def _person(client: httpx.AsyncClient, number: int) -> tuple[str, str]:
+async def person(client: httpx.AsyncClient, number: int) -> tuple[str, str]:
     """The id and an access token."""
     account = {"username": f"bench_{number}", "password": PASSWORD}
-    registered = await _posted(client, "/v1/commands/register-user", account)
-    session = await _posted(client, "/v1/sessions", account)
+    registered = await posted(client, "/v1/commands/register-user", account)
+    session = await posted(client, "/v1/sessions", account)
     return registered["user_id"], session["access_token"]
 
 
-async def _group(
-    client: httpx.AsyncClient, members: list[tuple[str, str]]
-) -> list[tuple[str, str]]:
+async def group(client: httpx.AsyncClient, members: list[tuple[str, str]]) -> list[tuple[str, str]]:
     (_, owner_token), *others = members
     group = {"name": "Friends", "member_ids": [user_id for user_id, _ in others]}
-    created = await _posted(client, "/v1/commands/create-group", group, token=owner_token)
+    created = await posted(client, "/v1/commands/create-group", group, token=owner_token)
     return [(token, created["chat_id"]) for _, token in members]
 
 
-async def _posted(
+async def posted(
     client: httpx.AsyncClient, path: str, body: dict[str, Any], *, token: str = ""
 ) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -185,7 +183,7 @@ async def _posted(
     return answer
 
 
-def _request(token: str, chat_id: str, text: str) -> str:
+def request(token: str, chat_id: str, text: str) -> str:
     body = msgspec.json.encode({"chat_id": chat_id, "content": text}).decode()
     return (
         "POST /v1/commands/send-message HTTP/1.1\r\nHost: bench\r\n"
