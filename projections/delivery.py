@@ -178,7 +178,8 @@ def plan(events: Sequence[Recorded]) -> list[Step]:
                 marks.setdefault((event.chat_id, event.user_id), []).append(mark)
             case DeliveriesRecorded():
                 for of_user in event.marks:
-                    mark = (of_user.up_to, 0, at)
+                    # Nobody has what is yet to come, in this batch or in a later one.
+                    mark = (min(of_user.up_to, position), 0, at)
                     marks.setdefault((event.chat_id, of_user.user_id), []).append(mark)
             case GroupDeleted():
                 ended.append({"chat_id": event.chat_id})
