@@ -311,6 +311,7 @@ class Gateway:
                 self.unsubscribe(connection)
             self.rooms = Rooms()
             self._senders.clear()
+            self._showing.begin_anew()
             self.generation += 1
             await self.begin()
 
@@ -322,6 +323,7 @@ class Gateway:
             told = [one.event for one in heard]
             await self._patiently(self._showing.open, told)
             self._showing.learn(told)
+            self._showing.forget([one.event for one in addressed if not one.audience])
             around = await self._patiently(self._showing.around, told)
             for one in heard:
                 self._send(one, around)

@@ -1,4 +1,7 @@
-"""What users are called now: loaded once, kept current by the log, forgotten when erased."""
+"""What users are called now: loaded once, kept current by the log, forgotten when erased.
+
+What changes a name while it is being loaded makes the load look again: it may have read before.
+"""
 
 from collections.abc import Iterable
 
@@ -10,6 +13,7 @@ from infra.keyring import KeyId, Keyring
 from projections.users import ERASED_NAME
 
 MAX_NAMES = 50_000
+MAX_ROUNDS = 10
 
 
 class Names:
@@ -18,16 +22,28 @@ class Names:
     def __init__(self, executor: Executor, keyring: Keyring) -> None:
         self._executor = executor
         self._names: dict[UserId, str] = {}
+        # For each load that is under way, those whose names have changed since it began.
+        self._changed: list[set[UserId]] = []
         keyring.listen(self._erase)
 
     async def load(self, user_ids: Iterable[UserId]) -> None:
-        unknown = {user_id for user_id in user_ids if user_id not in self._names}
-        if not unknown:
-            return
-        if len(self._names) + len(unknown) > MAX_NAMES:
-            self._names.clear()
-        await self._executor.refresh([user_stream(user_id) for user_id in unknown])
-        for user_id in unknown:
+        wanted = set(user_ids)
+        for _ in range(MAX_ROUNDS):
+            unknown = wanted - self._names.keys()
+            if not unknown:
+                return
+            if len(self._names) + len(unknown) > MAX_NAMES:
+                self._names.clear()
+            await self._load(unknown)
+
+    async def _load(self, user_ids: set[UserId]) -> None:
+        changed: set[UserId] = set()
+        self._changed.append(changed)
+        try:
+            await self._executor.refresh([user_stream(user_id) for user_id in user_ids])
+        finally:
+            self._changed = [one for one in self._changed if one is not changed]
+        for user_id in user_ids - changed:
             known = self._executor.states.get(user_stream(user_id))
             name = known.state.display_name if known is not None else None
             self._names[user_id] = name or ERASED_NAME
@@ -39,12 +55,24 @@ class Names:
         """`event` is opened."""
         match event:
             case ProfileUpdated() if event.user_id in self._names:
+                self.forget(event)
                 self._names[event.user_id] = event.display_name or ERASED_NAME
-            case AccountDeleted():
-                self._names.pop(event.user_id, None)
             case _:
-                pass
+                self.forget(event)
+
+    def forget(self, event: Event) -> None:
+        """What it says of a name may not be known here; what was known does not hold."""
+        if isinstance(event, ProfileUpdated | AccountDeleted):
+            self._forget(event.user_id)
+
+    def clear(self) -> None:
+        self._names.clear()
 
     def _erase(self, key_id: KeyId) -> None:
         if key_id.purpose == "profile":
-            self._names.pop(key_id.user_id, None)
+            self._forget(key_id.user_id)
+
+    def _forget(self, user_id: UserId) -> None:
+        self._names.pop(user_id, None)
+        for changed in self._changed:
+            changed.add(user_id)

@@ -29,6 +29,15 @@ class Showing:
         for event in events:
             self._names.apply(event)
 
+    def forget(self, events: Sequence[Event]) -> None:
+        """What events say of names that are not opened here, as nobody is told."""
+        for event in events:
+            self._names.forget(event)
+
+    def begin_anew(self) -> None:
+        """Events were passed over."""
+        self._names.clear()
+
     async def around(self, events: Sequence[Event]) -> Surroundings:
         """For events that happen now."""
         quoted = await self._readings.quoted(quoted_in(events))
