@@ -14,6 +14,7 @@ from api.app import Server, config, create_app
 from api.daemons import end
 from api.parts import Parts, opened
 from api.stream import stream
+from api.stream.stream import Stream
 from infra.settings import Settings, load
 from tests.infra.daemons import projecting
 from tests.infra.machines import SECRET_TEXT
@@ -66,6 +67,8 @@ class Api(NamedTuple):
     url: str
     client: httpx.AsyncClient
     stack: AsyncExitStack
+    live: Stream
+    server: TestServer
 
     async def register(self, username: str, **fields: Any) -> Json:
         body = {"username": username, "password": PASSWORD, **fields}
@@ -137,7 +140,7 @@ async def serving(database_url: str, nats_url: str, **changed: Any) -> AsyncIter
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS)
         )
-        yield Api(parts, url, client, stack)
+        yield Api(parts, url, client, stack, live, server)
 
 
 @asynccontextmanager
