@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from litestar import Litestar, Request
+from litestar import Litestar, Request, asgi
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -25,6 +25,9 @@ from api import attachments, commands, openapi, problems, queries, sessions, sta
 from api.http import Door, Inbound, NoContent, Reply, problem_reply, unreadable
 from api.operations import Call, Operation, caller_of
 from api.parts import Parts, opened
+from api.stream import stream
+from api.stream.stream import Stream
+from api.stream.wire import MAX_FRAME_BYTES, Socket
 from infra import garbage
 from infra.logs import Logger
 from infra.settings import Settings
@@ -42,7 +45,7 @@ DESCRIBED: tuple[Operation, ...] = (
 )
 
 
-def create_app(parts: Parts) -> ASGIApp:
+def create_app(parts: Parts, live: Stream) -> ASGIApp:
     def refused(request: Request[Any, Any, Any], error: Exception) -> Any:
         request_id = Inbound(request.scope, request.receive).request_id
         return _Sendable(problem_reply(problems.refusal_of(error, request_id, parts.logger)))
@@ -53,6 +56,7 @@ def create_app(parts: Parts) -> ASGIApp:
             # First: where a path has none yet, Litestar makes one for the next handler alone.
             *(_options(path, methods) for path, methods in _methods(operations).items()),
             *(_route(parts, operation) for operation in operations),
+            asgi(stream.PATH, copy_scope=False)(live),
         ],
         openapi_config=None,
         logging_config=None,
@@ -72,12 +76,12 @@ def _behind(door: Any, proxies: str) -> Any:
 
 async def serve(settings: Settings, *, host: str, port: int, fd: int | None) -> None:
     """Until SIGINT or SIGTERM; requests under way get GRACEFUL_STOP_SECONDS to end."""
-    async with opened(settings) as parts:
+    async with opened(settings) as parts, stream.opened(parts) as live:
         logging.getLogger().addHandler(_Forward(parts.logger))
         # Given the descriptor, uvicorn takes it for a Unix socket: without TCP_NODELAY each answer
         # on a kept-alive connection would wait 40 ms, and no client's address would be known.
         sockets = None if fd is None else [socket.socket(fileno=fd)]
-        server = Server(config(create_app(parts), host=host, port=port))
+        server = Server(config(create_app(parts, live), host=host, port=port))
         garbage.settle()
         await server.serve(sockets=sockets)
 
@@ -88,6 +92,10 @@ def config(app: ASGIApp, *, host: str, port: int) -> uvicorn.Config:
         host=host,
         port=port,
         http=Protocol,
+        ws=Socket,
+        ws_max_size=MAX_FRAME_BYTES,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,
         lifespan="off",
         access_log=False,
         log_config=None,

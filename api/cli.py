@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -272,6 +273,36 @@ def irc(
     _run(command.run(settings, list(files), list(replies), report))
 
 
+@messenger.command()
+@click.option(
+    "--url", default="http://127.0.0.1:8080", show_default=True, help="Where the API answers."
+)
+@click.option("--user", "username", required=True, metavar="NAME", help="Who you are.")
+@click.option(
+    "--chat",
+    metavar="CHAT",
+    help="Open this one: the other's username, a group's name or slug, or a number of the list.",
+)
+@click.option(
+    "--password-file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="Read the password from its first line (-: of stdin) instead of asking for it.",
+)
+def chat(url: str, username: str, chat: str | None, password_file: Path | None) -> None:
+    """Talk to people, from a terminal.
+
+    Shows your chats, or the one that --chat names, live; what you type is sent, and /help tells
+    the rest. A lost connection is made again, and nothing is lost or sent twice. Not on a
+    terminal, it reads lines from stdin and writes lines to stdout, and leaves at the end of input
+    when all is sent.
+    """
+    from api.chat import client
+
+    _check_url(url)
+    password = _password(password_file)
+    _run(client.run(url=url, username=username, password=password, chat=chat))
+
+
 class _Failure(click.ClickException):
     """One line on stderr, exit code 1."""
 
@@ -302,6 +333,36 @@ def _projections(names: tuple[str, ...], everything: bool) -> list[Projection]:
             f"there is no projection {unknown[0]!r}; there are {', '.join(NAMES)}"
         )
     return [BY_NAME[name] for name in dict.fromkeys(names)] if names else list(PROJECTIONS)
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise click.UsageError(f"--url {url!r} is not an address such as http://127.0.0.1:8080")
+
+
+def _password(file: Path | None) -> str:
+    """Never an argument or a setting: other processes could read it there."""
+    if file == Path("-"):
+        return _line_of_stdin()
+    if file is not None:
+        return (file.read_text(errors="replace").splitlines() or [""])[0]
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask for the password: --password-file")
+    asked: str = click.prompt("Password", hide_input=True)
+    return asked
+
+
+def _line_of_stdin() -> str:
+    """Byte by byte: what comes after it is not ours to take."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(sys.stdin.fileno(), 1)):
+        line += byte
+    return line.decode(errors="replace").rstrip("\r\n")
 
 
 def _check_until(until: str) -> None:

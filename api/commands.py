@@ -130,6 +130,27 @@ async def _with_password(parts: Parts, request: Request, user_id: UserId, inboun
         raise RateLimited(str(error), retry_after_seconds=error.retry_after_seconds) from None
 
 
+async def run_named(
+    parts: Parts,
+    inbound: Inbound,
+    caller: Caller | None,
+    name: str,
+    data: msgspec.Raw,
+    key: str | None,
+) -> Done:
+    """A command that is named in a body, or on the stream. Raises Refusal, or Unavailable."""
+    handler = BY_NAME.get(name)
+    if handler is None:
+        raise NotFound("there is no such command")
+    if handler.needs_actor and caller is None:
+        raise Unauthenticated()
+    if handler.has_password:
+        parts.rate_limits.with_password(inbound.scope)
+    checked = None if key is None else _checked_key(key)
+    command = decode(_DECODERS[handler.name], data)
+    return await execute(parts, handler, command, caller, inbound, checked)
+
+
 def _single(handler: Handler) -> Callable[[Call], Awaitable[Reply]]:
     decoder = _DECODERS[handler.name]
 
@@ -172,7 +193,7 @@ class _BatchRun:
         if self._gone is not None:
             return _problem(self._gone)
         try:
-            return _result(await self._run(decode(_item_decoder, raw)))
+            return msgspec.Raw(answer(await self._run(decode(_item_decoder, raw))))
         except Exception as error:  # noqa: BLE001 - one command's failure is not the batch's
             refusal = problems.refusal_of(error, self._inbound.request_id, self._parts.logger)
             if isinstance(refusal, ServiceUnavailable):
@@ -180,16 +201,9 @@ class _BatchRun:
             return _problem(refusal)
 
     async def _run(self, item: BatchItem) -> Done:
-        handler = BY_NAME.get(item.name)
-        if handler is None:
-            raise NotFound("there is no such command")
-        if handler.needs_actor and self._caller is None:
-            raise Unauthenticated()
-        if handler.has_password:
-            self._parts.rate_limits.with_password(self._inbound.scope)
-        key = None if item.idempotency_key is None else _checked_key(item.idempotency_key)
-        command = decode(_DECODERS[handler.name], item.data)
-        done = await execute(self._parts, handler, command, self._caller, self._inbound, key)
+        done = await run_named(
+            self._parts, self._inbound, self._caller, item.name, item.data, item.idempotency_key
+        )
         self.position = max(self.position, done.position)
         return done
 
@@ -200,9 +214,10 @@ def _answer(done: Done) -> bytes:
     return b'{"position":%d%s%s' % (done.position, b"" if rest == b"}" else b",", rest)
 
 
-def _result(done: Done) -> msgspec.Raw:
-    answer = _answer(done)
-    return msgspec.Raw(answer[:-1] + b',"idempotency_replayed":true}' if done.replayed else answer)
+def answer(done: Done) -> bytes:
+    """As `_answer`, where there are no headers to say that it is replayed."""
+    whole = _answer(done)
+    return whole[:-1] + b',"idempotency_replayed":true}' if done.replayed else whole
 
 
 def _problem(refusal: Refusal) -> msgspec.Raw:

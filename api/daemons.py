@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+from api.stream.presence import Leases
 from infra import database, garbage
 from infra.appender import Appender
 from infra.bus import HEAD, Bus
@@ -94,10 +95,14 @@ async def maintain(settings: Settings, *, once: bool) -> None:
             logger,
             unsent_seconds=settings.attachment_unsent_seconds,
         )
+        leases = Leases(parts.pool, parts.executor)
         if once:
             await removals.once()
+            await leases.reap()
         else:
-            await until_signal(parts.keyring.watch(), removals.run())
+            await until_signal(
+                parts.keyring.watch(), removals.run(), leases.reap_forever(logger)
+            )
 
 
 class Writing(NamedTuple):

@@ -83,6 +83,9 @@ _GAUGES = {
     "messenger_append_batches": "Batches that this process has written",
     "messenger_append_commands": "Commands in the batches that this process has written",
     "messenger_database_up": "Whether the database answered this scrape",
+    "messenger_stream_sockets": "Open streams of this process",
+    "messenger_stream_position": "The last event that this process brought to its streams",
+    "messenger_stream_rooms": "Chats that somebody connected to this process is in",
     "messenger_bus_up": "Whether this process is connected to NATS",
 }
 

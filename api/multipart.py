@@ -13,6 +13,7 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from infra.image_jobs import MAX_BYTES
 from multipart import (  # type: ignore[import-untyped]
     MultipartError,
     MultipartSegment,
@@ -23,7 +24,6 @@ from multipart import (  # type: ignore[import-untyped]
 from api.http import Inbound
 from api.problems import Malformed, TooLarge, UnsupportedMedia
 from domain.refusals import Invalid
-from infra.image_jobs import MAX_BYTES
 
 FILE = "file"
 MAX_FIELD_BYTES = 1_024

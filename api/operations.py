@@ -78,7 +78,11 @@ async def caller_of(operation: Operation, parts: Parts, inbound: Inbound) -> Cal
 async def _authenticate(given: bytes, parts: Parts) -> Caller:
     if given[: len(BEARER)].lower() != BEARER:
         raise Unauthenticated("expected `Authorization: Bearer ACCESS_TOKEN`")
-    token = given[len(BEARER) :].strip().decode("latin-1")
+    return await caller_with(given[len(BEARER) :].strip().decode("latin-1"), parts)
+
+
+async def caller_with(token: str, parts: Parts) -> Caller:
+    """Raises Unauthenticated, or Unavailable where it can't be known."""
     caller = parts.tokens.caller(token, now=time.time())
     if caller is None:
         raise Unauthenticated("the access token is not valid, or no longer")

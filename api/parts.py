@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from infra.images import Images
+
 from api.metrics import Metrics
 from api.rate_limits import RateLimits
 from api.read_models import ReadModels
@@ -19,7 +21,6 @@ from infra.bus import HEAD, Bus
 from infra.database import Pool
 from infra.erasure import Erasure
 from infra.executor import Executor
-from infra.images import Images
 from infra.keyring import Keyring, Secret
 from infra.login_limits import LoginLimits
 from infra.logs import Logger
@@ -41,6 +42,7 @@ class Parts(NamedTuple):
     pool: Pool
     bus: Bus
     appender: Appender
+    keyring: Keyring
     executor: Executor
     passwords: Passwords
     login_limits: LoginLimits
@@ -98,6 +100,7 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
                 pool=pool,
                 bus=bus,
                 appender=appender,
+                keyring=keyring,
                 executor=executor,
                 passwords=passwords,
                 login_limits=LoginLimits(pool, secret, settings),

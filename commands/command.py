@@ -23,12 +23,14 @@ from domain.event import Event
 from domain.ids import (
     AttachmentId,
     ChatId,
+    GatewayId,
     MessageId,
     StreamId,
     UserId,
     attachment_stream,
     chat_stream,
     contact_stream,
+    gateway_stream,
     message_stream,
     receipt_stream,
     user_stream,
@@ -185,6 +187,10 @@ class View:
     def new_attachment(self, attachment_id: AttachmentId) -> Attachment:
         state: Attachment = self._presumed_new(attachment_stream(attachment_id), Attachment())
         return state
+
+    def own_gateway(self, gateway_id: GatewayId) -> None:
+        """Guards the stream against anybody else's writing to it."""
+        self._presumed_new(gateway_stream(gateway_id), None)
 
     def fact(self, fact: Fact) -> Any:
         if fact not in self._facts:

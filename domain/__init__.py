@@ -33,7 +33,7 @@ from domain.message import (
     ReactionRemoved,
     SystemMessageSent,
 )
-from domain.receipt import MessagesDelivered, MessagesRead
+from domain.receipt import DeliveriesRecorded, MessagesDelivered, MessagesRead
 from domain.user import (
     AccountDeleted,
     PasswordChanged,
@@ -72,4 +72,5 @@ EVENTS: tuple[type[Event], ...] = (
     SystemMessageSent,
     MessagesDelivered,
     MessagesRead,
+    DeliveriesRecorded,
 )

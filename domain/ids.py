@@ -13,6 +13,7 @@ UserId = NewType("UserId", str)
 ChatId = NewType("ChatId", str)
 MessageId = NewType("MessageId", str)
 AttachmentId = NewType("AttachmentId", str)
+GatewayId = NewType("GatewayId", str)
 StreamId = NewType("StreamId", str)
 
 # The pattern alone would let a trailing newline through: `$` matches before it.
@@ -63,6 +64,11 @@ def contact_stream(one: UserId, other: UserId) -> StreamId:
 def receipt_stream(chat_id: ChatId, user_id: UserId) -> StreamId:
     """A user's delivered and read marks in one chat; a stream of its own, so nobody waits."""
     return StreamId(f"receipt-{chat_id}-{user_id}")
+
+
+def gateway_stream(gateway_id: GatewayId) -> StreamId:
+    """What one process found out of many users at once; nobody else writes to it."""
+    return StreamId(f"gateway-{gateway_id}")
 
 
 def category(stream: StreamId) -> str:

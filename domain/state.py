@@ -23,6 +23,7 @@ AGGREGATES: dict[str, Aggregate] = {
     "attachment": Aggregate(attachment.Attachment(), attachment.evolve),
     "contact": Aggregate(contact.Contact(), contact.evolve, last_event_suffices=True),
     "receipt": Aggregate(receipt.Receipt(), receipt.evolve, last_event_suffices=True),
+    "gateway": Aggregate(None, receipt.evolve_gateway, last_event_suffices=True),
 }
 
 

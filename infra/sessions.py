@@ -140,6 +140,7 @@ class EndedSessions:
         self._is_complete = False
         self._wake = asyncio.Event()
         self._connection: Connection | None = None
+        self._listeners: list[Callable[[list[str]], None]] = []
 
     async def __aenter__(self) -> Self:
         await self._bus.listen(SESSIONS, self._hear)
@@ -151,11 +152,13 @@ class EndedSessions:
         await asyncio.gather(self._task, return_exceptions=True)
         await self._disconnect()
 
+    def listen(self, listener: Callable[[list[str]], None]) -> None:
+        """It is told of each session that has ended, once, as this process learns of it."""
+        self._listeners.append(listener)
+
     def add(self, session_ids: list[str]) -> None:
         """What this process ended; the others get a hint."""
-        now = time.monotonic()
-        for session_id in session_ids:
-            self._ended.setdefault(session_id, now)
+        self._learn(session_ids, time.monotonic())
         if session_ids:
             self._bus.hint(SESSIONS)
 
@@ -195,13 +198,18 @@ class EndedSessions:
             self._connection = await database.connect(self._url, name="sessions")
         since_seconds = OVERLAP_SECONDS if self._is_complete else self._life_seconds
         cursor = await self._connection.execute(RECENTLY_ENDED, (since_seconds, MAX_ENDED))
-        for (session_id,) in await cursor.fetchall():
-            self._ended.setdefault(session_id, began)
+        self._learn([session_id for (session_id,) in await cursor.fetchall()], began)
         self._forget(before=began - self._life_seconds)
         # More than can be kept: every token is then checked in the table.
         if len(self._ended) < MAX_ENDED:
             self._is_complete = True
             self._known_at = began
+
+    def _learn(self, session_ids: list[str], learned_at: float) -> None:
+        new = [session_id for session_id in session_ids if session_id not in self._ended]
+        self._ended |= dict.fromkeys(new, learned_at)
+        for listener in self._listeners if new else ():
+            listener(new)
 
     def _forget(self, *, before: float) -> None:
         """They are kept in the order they were learned in."""

@@ -69,6 +69,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ready_lag_seconds: float
     attachment_unsent_seconds: float
     append_queue_limit: int
+    receipt_flush_ms: int
+    presence_grace_seconds: float
+    stream_heartbeat_seconds: float
+    stream_catch_up_events: int
+    stream_sockets: int
+    stream_sockets_of_user: int
     log_level: str
 
 
@@ -396,6 +402,42 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "append_queue_limit", _COUNT, "4096", "commands that may wait in one process", "commands"
+    ),
+    Setting(
+        "receipt_flush_ms",
+        _whole(10, 10_000),
+        "250",
+        "how long receipts of the stream are gathered before they are recorded together",
+        "ms",
+    ),
+    Setting(
+        "presence_grace_seconds",
+        _number(0, 20),
+        "5",
+        "how long who has closed the last connection still counts as online",
+        "s",
+    ),
+    Setting(
+        "stream_heartbeat_seconds",
+        _number(0.1, 3600),
+        "30",
+        "a client of the stream that is silent for two of these is closed",
+        "s",
+    ),
+    Setting(
+        "stream_catch_up_events",
+        _whole(100_000, 1_000_000_000),
+        "1000000",
+        "how far back in the log a client of the stream may resume",
+        "events",
+    ),
+    Setting("stream_sockets", _COUNT, "10000", "open streams of one process", "connections"),
+    Setting(
+        "stream_sockets_of_user",
+        _COUNT,
+        "50",
+        "open streams of one user and process",
+        "connections",
     ),
     Setting("log_level", _one_of("debug", "info", "warning", "error"), "info", "what is logged"),
 )

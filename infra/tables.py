@@ -67,6 +67,16 @@ Index(
     postgresql_where=text("type = 'account_deleted'"),
 )
 
+# Who comes into a chat and goes, for those who resume the stream (api.stream.readings).
+Index(
+    "event_log_moves",
+    event_log.c.position,
+    postgresql_where=text(
+        "type IN ('direct_chat_opened', 'group_created', 'members_added', 'member_removed',"
+        " 'member_left', 'group_deleted')"
+    ),
+)
+
 log_head = Table(
     "log_head",
     metadata,
@@ -180,6 +190,23 @@ upkeep_positions = Table(
     _required("position", sa.BigInteger),
     _required("updated_at", TIME),
     comment="Up to where in the log each work of `messenger maintain` is done.",
+)
+
+gateways = Table(
+    "gateways",
+    metadata,
+    Column("id", ID, primary_key=True),
+    _required("seen_at", TIME),
+    comment="Processes that serve the stream, each under a lease (api.stream.presence).",
+)
+
+gateway_users = Table(
+    "gateway_users",
+    metadata,
+    Column("user_id", ID, primary_key=True),
+    Column("gateway_id", ID, primary_key=True),
+    Index("idx_gateway_users_gateway", "gateway_id"),
+    comment="Who has an open connection to which of them.",
 )
 
 projection_checkpoints = Table(

@@ -11,7 +11,7 @@ from datetime import datetime
 from domain.chat import GroupDeleted
 from domain.event import Recorded
 from domain.message import MessageSent
-from domain.receipt import MessagesDelivered, MessagesRead
+from domain.receipt import DeliveriesRecorded, MessagesDelivered, MessagesRead
 from projections.membership import FAN_OUT_EVENTS, Member, moves
 from projections.projection import Projection, Row, Statement, Step
 
@@ -176,6 +176,11 @@ def plan(events: Sequence[Recorded]) -> list[Step]:
             case MessagesDelivered() | MessagesRead():
                 mark = (event.delivered_up_to, event.read_up_to, at)
                 marks.setdefault((event.chat_id, event.user_id), []).append(mark)
+            case DeliveriesRecorded():
+                for of_user in event.marks:
+                    # Nobody has what is yet to come, in this batch or in a later one.
+                    mark = (min(of_user.up_to, position), 0, at)
+                    marks.setdefault((event.chat_id, of_user.user_id), []).append(mark)
             case GroupDeleted():
                 ended.append({"chat_id": event.chat_id})
             case _:
@@ -232,4 +237,9 @@ def _ranges(member: Member, marks: list[Mark]) -> list[Row]:
     return rows
 
 
-PROJECTION = Projection(name="delivery", handles=FAN_OUT_EVENTS, opens=frozenset(), plan=plan)
+PROJECTION = Projection(
+    name="delivery",
+    handles=FAN_OUT_EVENTS | {DeliveriesRecorded},
+    opens=frozenset(),
+    plan=plan,
+)

@@ -137,10 +137,10 @@ class _Batch:
             case SystemMessageSent():
                 self.rows[event.message_id] = _told(event, at, position)
             case MessageEdited():
-                change = _text(event.content, event.formatting) | {"edited_at": at}
+                change = worded(event.content, event.formatting) | {"edited_at": at}
                 self._change(self.edited, event.message_id, change, "is_edited")
             case MessageDeleted():
-                change = _text(None, {}) | {"deleted_at": at}
+                change = worded(None, {}) | {"deleted_at": at}
                 self._change(self.deleted, event.message_id, change, "is_deleted")
             case AccountDeleted(erase_messages=True):
                 self.erased.append(event.user_id)
@@ -196,22 +196,23 @@ def plan(events: Sequence[Recorded]) -> list[Step]:
     ]
 
 
-def _said(event: MessageSent) -> dict[str, Any]:
-    text = _text(event.content, event.formatting)
+def said(event: MessageSent) -> dict[str, Any]:
+    """Content and metadata of a message, as they are shown."""
+    text = worded(event.content, event.formatting)
     if event.attachment_ids and event.content is not None:
         text["metadata"]["attachments"] = event.attachment_ids
     return text
 
 
-def _text(content: str | None, formatting: Formatting) -> dict[str, Any]:
-    """Without its text, nothing is left that formatting could be of."""
+def worded(content: str | None, formatting: Formatting) -> dict[str, Any]:
+    """As `said`. Without its text, nothing is left that formatting could be of."""
     if content is None:
         return {"content": DELETED_CONTENT, "metadata": {}}
     return {"content": content, "metadata": {"formatting": formatting} if formatting else {}}
 
 
 def _sent(event: MessageSent, at: datetime, position: int) -> dict[str, Any]:
-    return _said(event) | {
+    return said(event) | {
         "id": event.message_id,
         "chat_id": event.chat_id,
         "sender_id": event.sender_id,
@@ -223,7 +224,8 @@ def _sent(event: MessageSent, at: datetime, position: int) -> dict[str, Any]:
     }
 
 
-def _told(event: SystemMessageSent, at: datetime, position: int) -> dict[str, Any]:
+def told(event: SystemMessageSent) -> dict[str, Any]:
+    """Content and metadata of a system message, as they are shown."""
     system: dict[str, Any] = {
         "kind": event.kind,
         "actor_id": event.actor_id,
@@ -232,12 +234,17 @@ def _told(event: SystemMessageSent, at: datetime, position: int) -> dict[str, An
     if event.name is not None:
         system["name"] = event.name
     return {
-        "id": event.message_id,
-        "chat_id": event.chat_id,
-        "sender_id": None,
         "content": SENTENCES[event.kind],
         "content_type": "system",
         "metadata": {"system": system},
+    }
+
+
+def _told(event: SystemMessageSent, at: datetime, position: int) -> dict[str, Any]:
+    return told(event) | {
+        "id": event.message_id,
+        "chat_id": event.chat_id,
+        "sender_id": None,
         "reply_to_id": None,
         "created_at": at,
         "position": position,

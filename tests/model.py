@@ -120,6 +120,8 @@ class Model:
                 self._uploaded(happened, at)
             case attachment.AttachmentRemoved():
                 del self.attachments[(happened.attachment_id,)]
+            case receipt.DeliveriesRecorded():
+                self._received(happened, at)
             case _:
                 raise AssertionError(f"the model does not know {happened}")
 
@@ -467,13 +469,25 @@ class Model:
                 if is_theirs and row["position"] <= marked.read_up_to:
                     del self.unread[key]
 
+    def _received(self, recorded: receipt.DeliveriesRecorded, at: datetime) -> None:
+        up_to = {mark.user_id: mark.up_to for mark in recorded.marks}
+        assert len(up_to) == len(recorded.marks)
+        for row in self.delivery.values():
+            is_marked = row["chat_id"] == recorded.chat_id and row["user_id"] in up_to
+            if is_marked and row["position"] <= up_to[row["user_id"]]:
+                self._deliver_row(row, at)
+
     def _mark_row(self, row: Row, marked: receipt.ReceiptEvent, at: datetime) -> None:
-        if row["position"] <= marked.delivered_up_to and row["status"] == "pending":
-            row["status"] = "delivered"
-            row["delivered_at"] = at
+        if row["position"] <= marked.delivered_up_to:
+            self._deliver_row(row, at)
         if row["position"] <= marked.read_up_to and row["status"] != "read":
             row["status"] = "read"
             row["read_at"] = at
+
+    def _deliver_row(self, row: Row, at: datetime) -> None:
+        if row["status"] == "pending":
+            row["status"] = "delivered"
+            row["delivered_at"] = at
 
 
 def fold(events: Iterable[Recorded]) -> dict[str, Rows]:

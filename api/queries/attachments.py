@@ -15,6 +15,7 @@ from api.operations import Call, Operation
 from api.queries.query import Query, Time, id_parameter, operation
 from api.read_models import Snapshot
 from domain.refusals import NotFound
+from infra.objects import Objects
 
 OF_MESSAGES = """
     SELECT
@@ -80,7 +81,7 @@ async def attachment(call: Call, snapshot: Snapshot) -> Attachment:
     row = await snapshot.row(ONE, arguments)
     if row is None:
         raise NotFound("there is no such attachment")
-    return _attachment(row, snapshot)
+    return shown_attachment(row, snapshot.objects)
 
 
 async def attachments_of(
@@ -90,14 +91,14 @@ async def attachments_of(
     found: dict[UUID, list[Attachment]] = defaultdict(list)
     if message_ids:
         for row in await snapshot.rows(OF_MESSAGES, {"message_ids": list(message_ids)}):
-            found[row.pop("message_id")].append(_attachment(row, snapshot))
+            found[row.pop("message_id")].append(shown_attachment(row, snapshot.objects))
     return found
 
 
-def _attachment(row: dict[str, Any], snapshot: Snapshot) -> Attachment:
+def shown_attachment(row: dict[str, Any], objects: Objects) -> Attachment:
+    """`row` has what is shown, and the keys of the three objects."""
     original, medium, thumbnail = (
-        snapshot.objects.signed(row.pop(name))
-        for name in ("storage_key", "medium_key", "thumbnail_key")
+        objects.signed(row.pop(name)) for name in ("storage_key", "medium_key", "thumbnail_key")
     )
     return Attachment(
         url=original.url,

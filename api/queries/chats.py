@@ -211,7 +211,7 @@ async def _with_last_messages(
 
 
 def _chat(row: dict[str, Any], last_message: Message | None, snapshot: Snapshot) -> Chat:
-    avatar_url = shown_avatar(row.pop("avatar_url"), row["id"], snapshot)
+    avatar_url = shown_avatar(row.pop("avatar_url"), row["id"], snapshot.objects)
     peer = _peer(row, snapshot)
     return Chat(last_message=last_message, avatar_url=avatar_url, peer=peer, **row)
 

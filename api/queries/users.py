@@ -16,6 +16,7 @@ from api.read_models import Snapshot
 from domain.avatar import avatar_key
 from domain.ids import UserId
 from domain.refusals import Invalid, NotFound
+from infra.objects import Objects
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
@@ -144,17 +145,17 @@ def user_of(row: dict[str, Any], known_since: datetime, snapshot: Snapshot) -> U
         id=user_id,
         username=row.pop("user_username") or "",
         display_name=row.pop("user_display_name"),
-        avatar_url=shown_avatar(row.pop("user_avatar_url"), user_id, snapshot),
+        avatar_url=shown_avatar(row.pop("user_avatar_url"), user_id, snapshot.objects),
         status=row.pop("user_status") or "offline",
         last_seen=row.pop("user_last_seen"),
         created_at=row.pop("user_created_at") or known_since,
     )
 
 
-def shown_avatar(avatar_url: str | None, owner: UUID, snapshot: Snapshot) -> str | None:
+def shown_avatar(avatar_url: str | None, owner: UUID | str, objects: Objects) -> str | None:
     """Signed, where it is an object of ours; else as it was given."""
     key = avatar_key(avatar_url, UserId(str(owner))) if avatar_url else None
-    return snapshot.objects.signed(key).url if key else avatar_url
+    return objects.signed(key).url if key else avatar_url
 
 
 async def _one(user_id: str, call: Call, snapshot: Snapshot) -> User:

@@ -24,8 +24,10 @@ class ApiProcess(NamedTuple):
 
 
 @asynccontextmanager
-async def running(database_url: str, nats_url: str, **settings: str) -> AsyncIterator[ApiProcess]:
-    port = free_port()
+async def running(
+    database_url: str, nats_url: str, *, port: int = 0, **settings: str
+) -> AsyncIterator[ApiProcess]:
+    port = port or free_port()
     environ = {
         **os.environ,
         "MESSENGER_ENV": "test",

@@ -13,6 +13,8 @@ import msgspec
 from api.app import Server, config, create_app
 from api.daemons import end
 from api.parts import Parts, opened
+from api.stream import stream
+from api.stream.stream import Stream
 from infra.embedded.s3 import S3
 from infra.settings import Settings, load
 from tests.infra.daemons import projecting
@@ -68,6 +70,8 @@ class Api(NamedTuple):
     url: str
     client: httpx.AsyncClient
     stack: AsyncExitStack
+    live: Stream
+    server: TestServer
 
     async def register(self, username: str, **fields: Any) -> Json:
         body = {"username": username, "password": PASSWORD, **fields}
@@ -138,10 +142,11 @@ async def serving(database_url: str, nats_url: str, **changed: Any) -> AsyncIter
     """One process's worth of API; `changed` are settings."""
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(opened(settings(database_url, nats_url, **changed)))
+        live = await stack.enter_async_context(stream.opened(parts))
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         # asyncio alone would not: each answer would wait 40 ms for the client's acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        server = TestServer(config(create_app(parts), host="127.0.0.1", port=0))
+        server = TestServer(config(create_app(parts, live), host="127.0.0.1", port=0))
         running = asyncio.create_task(server.serve([listener]))
         stack.push_async_callback(_stop, server, running)
         while not server.started:
@@ -150,7 +155,7 @@ async def serving(database_url: str, nats_url: str, **changed: Any) -> AsyncIter
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS)
         )
-        yield Api(parts, url, client, stack)
+        yield Api(parts, url, client, stack, live, server)
 
 
 @asynccontextmanager

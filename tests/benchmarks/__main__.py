@@ -20,6 +20,7 @@ from tests.benchmarks import (
     projectors,
     queries,
     search,
+    stream,
     uploads,
 )
 from tests.benchmarks.harness import Report, console
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "queries": queries.run,
     "search": search.run,
     "uploads": uploads.run,
+    "stream": stream.run,
 }
 
 

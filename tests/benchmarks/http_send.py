@@ -154,26 +154,26 @@ async def requests(url: str) -> list[str]:
     seats = chain.from_iterable(zip(*by_size, strict=True))
     texts = islice(cycle(TEXTS), USERS * len(CHAT_SIZES))
     return [
-        _request(token, chat_id, text) for (token, chat_id), text in zip(seats, texts, strict=True)
+        request(token, chat_id, text) for (token, chat_id), text in zip(seats, texts, strict=True)
     ]
 
 
 async def person(client: httpx.AsyncClient, number: int) -> tuple[str, str]:
     """The id and an access token."""
     account = {"username": f"bench_{number}", "password": PASSWORD}
-    registered = await _posted(client, "/v1/commands/register-user", account)
-    session = await _posted(client, "/v1/sessions", account)
+    registered = await posted(client, "/v1/commands/register-user", account)
+    session = await posted(client, "/v1/sessions", account)
     return registered["user_id"], session["access_token"]
 
 
 async def group(client: httpx.AsyncClient, members: list[tuple[str, str]]) -> list[tuple[str, str]]:
     (_, owner_token), *others = members
     created_group = {"name": "Friends", "member_ids": [user_id for user_id, _ in others]}
-    created = await _posted(client, "/v1/commands/create-group", created_group, token=owner_token)
+    created = await posted(client, "/v1/commands/create-group", created_group, token=owner_token)
     return [(token, created["chat_id"]) for _, token in members]
 
 
-async def _posted(
+async def posted(
     client: httpx.AsyncClient, path: str, body: dict[str, Any], *, token: str = ""
 ) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -183,7 +183,7 @@ async def _posted(
     return answer
 
 
-def _request(token: str, chat_id: str, text: str) -> str:
+def request(token: str, chat_id: str, text: str) -> str:
     body = msgspec.json.encode({"chat_id": chat_id, "content": text}).decode()
     return (
         "POST /v1/commands/send-message HTTP/1.1\r\nHost: bench\r\n"

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from commands import HANDLERS, INTERNAL
 from commands.change_password import ChangePassword
 from commands.command import Claim, Command, Decision
 from commands.create_group import CreateGroup
@@ -223,12 +222,3 @@ def test_many_groups_and_contacts_are_looked_up_at_once() -> None:
     command = settle(*(one.chat_id for one in groups), contacts=tuple(others))
     decision = history.when(command, by=ANNA)
     assert len(decision.events) == 4 * len(groups) + len(contacts)
-
-
-def test_no_client_commands_what_the_shell_does() -> None:
-    assert [handler.name for handler in INTERNAL] == [
-        "settle-deletion",
-        "upload-attachment",
-        "remove-attachment",
-    ]
-    assert not {handler.name for handler in INTERNAL} & {handler.name for handler in HANDLERS}

@@ -24,6 +24,7 @@ from commands.leave_group import LeaveGroup
 from commands.mark_delivered import MarkDelivered
 from commands.mark_read import MarkRead
 from commands.open_direct_chat import OpenDirectChat
+from commands.record_deliveries import RecordDeliveries
 from commands.register_user import RegisterUser
 from commands.remove_attachment import RemoveAttachment
 from commands.remove_contact import RemoveContact
@@ -33,6 +34,7 @@ from commands.request_contact import RequestContact
 from commands.send_message import SendMessage
 from commands.set_status import SetStatus
 from commands.settle_deletion import SettleDeletion
+from commands.settle_presence import SettlePresence
 from commands.transfer_ownership import TransferOwnership
 from commands.unblock_contact import UnblockContact
 from commands.update_group import UpdateGroup
@@ -44,6 +46,7 @@ from domain.contact import Contact, Standing
 from domain.event import Event
 from domain.ids import (
     ChatId,
+    GatewayId,
     StreamId,
     UserId,
     attachment_stream,
@@ -56,7 +59,7 @@ from domain.ids import (
     user_stream,
 )
 from domain.message import Message, MessageEdited, MessageSent, ReactionAdded
-from domain.receipt import Receipt
+from domain.receipt import DeliveryMark, Receipt
 from domain.state import aggregate_of
 from domain.user import AccountDeleted, User
 from tests.commands.history import (
@@ -97,6 +100,15 @@ images = st.builds(
     height=st.just(30),
     store=st.just("https://objects.example.org/messenger"),
 )
+gateways = st.integers(1, 2).map(lambda number: GatewayId(uuid(4, number)))
+positions = st.integers(1, PEOPLE + 2 * MAX_COMMANDS)
+
+
+def marked(up_to: dict[UserId, int]) -> list[DeliveryMark]:
+    return [DeliveryMark(user_id=user, after=0, up_to=mark) for user, mark in up_to.items()]
+
+
+marks = st.dictionaries(users, positions, min_size=1, max_size=PEOPLE).map(marked)
 
 
 BY_COMMAND: dict[type[Command], st.SearchStrategy[Command]] = {
@@ -150,6 +162,12 @@ BY_COMMAND: dict[type[Command], st.SearchStrategy[Command]] = {
     RemoveReaction: st.builds(RemoveReaction, message_id=messages, emoji=emoji),
     MarkDelivered: st.builds(MarkDelivered, chat_id=chats, up_to_message_id=messages),
     MarkRead: st.builds(MarkRead, chat_id=chats, up_to_message_id=st.none() | messages),
+    RecordDeliveries: st.builds(
+        RecordDeliveries,
+        gateway_id=gateways,
+        marks=st.dictionaries(chats, marks, min_size=1, max_size=3),
+    ),
+    SettlePresence: st.builds(SettlePresence, is_connected=st.booleans()),
 }
 # What needs much to be so before it does anything comes more often.
 OFTEN = (SendMessage, SendMessage, SendMessage, EditMessage, AcceptContact, UnblockContact)

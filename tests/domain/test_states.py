@@ -23,11 +23,13 @@ from domain.contact import Contact, ContactRemoved, Standing
 from domain.event import Event, Place
 from domain.ids import (
     ChatId,
+    GatewayId,
     UserId,
     category,
     chat_stream,
     contact_stream,
     direct_chat_id,
+    gateway_stream,
     is_direct_chat_id,
     message_stream,
     receipt_stream,
@@ -44,7 +46,7 @@ from domain.message import (
     fingerprint,
     text_fingerprint,
 )
-from domain.receipt import MessagesDelivered, MessagesRead, Receipt
+from domain.receipt import DeliveriesRecorded, MessagesDelivered, MessagesRead, Receipt
 from domain.refusals import (
     Blocked,
     Conflict,
@@ -74,6 +76,7 @@ from tests.commands.history import (
     sent,
 )
 
+GATEWAY = GatewayId("00000004-0000-7000-8000-000000000001")
 PLACE = Place(7, datetime(2026, 1, 1, tzinfo=UTC))
 
 
@@ -253,11 +256,17 @@ def test_a_receipt_is_its_last_event() -> None:
     assert fold(first, last) == fold(last) == Receipt(9, 9)
 
 
+def test_what_a_gateway_recorded_decides_nothing() -> None:
+    recorded = DeliveriesRecorded(gateway_id=GATEWAY, chat_id=CHAT, marks=[])
+    assert fold(recorded, recorded) is None
+
+
 def test_streams_are_named_by_category_and_id() -> None:
     assert user_stream(ANNA) == f"user-{ANNA}"
     assert chat_stream(CHAT) == f"chat-{CHAT}"
     assert message_stream(message_id(1)) == f"message-{message_id(1)}"
     assert receipt_stream(CHAT, ANNA) == f"receipt-{CHAT}-{ANNA}"
+    assert gateway_stream(GATEWAY) == f"gateway-{GATEWAY}"
     assert category(receipt_stream(CHAT, ANNA)) == "receipt"
 
 
@@ -283,6 +292,10 @@ def test_each_event_is_in_the_stream_of_its_own_thing() -> None:
         (group(BEN), chat_stream(CHAT)),
         (sent(1), message_stream(message_id(1))),
         (read, receipt_stream(CHAT, ANNA)),
+        (
+            DeliveriesRecorded(gateway_id=GATEWAY, chat_id=CHAT, marks=[]),
+            gateway_stream(GATEWAY),
+        ),
         (contact(BEN, ANNA), contact_stream(ANNA, BEN)),
         (direct(ANNA, BEN), chat_stream(direct_chat_id(ANNA, BEN))),
     ]

@@ -32,7 +32,7 @@ from domain.contact import (
     Standing,
 )
 from domain.event import Event
-from domain.ids import AttachmentId, ChatId, MessageId, UserId
+from domain.ids import AttachmentId, ChatId, GatewayId, MessageId, UserId
 from domain.message import (
     MessageDeleted,
     MessageEdited,
@@ -41,7 +41,7 @@ from domain.message import (
     ReactionRemoved,
     SystemMessageSent,
 )
-from domain.receipt import MessagesDelivered, MessagesRead
+from domain.receipt import DeliveriesRecorded, DeliveryMark, MessagesDelivered, MessagesRead
 from domain.user import (
     AccountDeleted,
     PasswordChanged,
@@ -60,6 +60,7 @@ CHAT = ChatId("01990000-0000-7000-8000-0000000000c1")
 MESSAGE = MessageId("01990000-0000-7000-8000-0000000000d1")
 EARLIER = MessageId("01990000-0000-7000-8000-0000000000d0")
 ATTACHMENT = AttachmentId("01990000-0000-7000-8000-0000000000e1")
+GATEWAY = GatewayId("01990000-0000-7000-8000-00000000009a")
 
 THEN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 LATER = datetime(2026, 1, 3, 4, 5, 6, tzinfo=UTC)
@@ -145,6 +146,14 @@ EXAMPLES: tuple[Event, ...] = (
     ),
     MessagesDelivered(chat_id=CHAT, user_id=BEN, delivered_up_to=7, read_up_to=5),
     MessagesRead(chat_id=CHAT, user_id=BEN, delivered_up_to=7, read_up_to=7),
+    DeliveriesRecorded(
+        gateway_id=GATEWAY,
+        chat_id=CHAT,
+        marks=[
+            DeliveryMark(user_id=ANNA, after=3, up_to=7),
+            DeliveryMark(user_id=BEN, after=0, up_to=5),
+        ],
+    ),
 )
 
 

@@ -41,6 +41,7 @@ from commands.leave_group import LeaveGroup
 from commands.mark_delivered import MarkDelivered
 from commands.mark_read import MarkRead
 from commands.open_direct_chat import OpenDirectChat
+from commands.record_deliveries import RecordDeliveries
 from commands.register_user import RegisterUser
 from commands.remove_attachment import RemoveAttachment
 from commands.remove_contact import RemoveContact
@@ -50,6 +51,7 @@ from commands.request_contact import RequestContact
 from commands.send_message import SendMessage
 from commands.set_status import SetStatus
 from commands.settle_deletion import SettleDeletion
+from commands.settle_presence import SettlePresence
 from commands.transfer_ownership import TransferOwnership
 from commands.unblock_contact import UnblockContact
 from commands.update_group import UpdateGroup
@@ -65,6 +67,7 @@ from infra.executor import Done
 from infra.projector import Fenced, Reader, Writer
 from projections import BY_NAME, NAMES, PROJECTIONS
 from tests.commands.history import attachment_id, chat_id, message_id, user_id
+from tests.domain.test_invariants import gateways, marked
 from tests.infra import daemons, machines
 from tests.infra.machines import PASSWORD, Machine
 
@@ -92,6 +95,7 @@ words = st.sampled_from(["one", "two", "three", "four"])
 members = st.lists(people, min_size=1, max_size=PEOPLE)
 bold = st.just(Metadata(formatting=Styles(bold=[[0, 2]])))
 emoji = st.sampled_from(["👍", ":tada:"])
+marks = st.dictionaries(people, st.integers(1, 80), min_size=1, max_size=PEOPLE).map(marked)
 
 attachments = st.integers(1, ATTACHMENTS).map(attachment_id)
 images = st.builds(
@@ -126,6 +130,12 @@ BY_COMMAND: dict[type[Command], st.SearchStrategy[Command]] = {
     RemoveReaction: st.builds(RemoveReaction, message_id=messages, emoji=emoji),
     MarkRead: st.builds(MarkRead, chat_id=chats, up_to_message_id=st.none() | messages),
     MarkDelivered: st.builds(MarkDelivered, chat_id=chats, up_to_message_id=messages),
+    RecordDeliveries: st.builds(
+        RecordDeliveries,
+        gateway_id=gateways,
+        marks=st.dictionaries(chats, marks, min_size=1, max_size=3),
+    ),
+    SettlePresence: st.builds(SettlePresence, is_connected=st.booleans()),
     CreateGroup: st.builds(CreateGroup, name=words, member_ids=members, slug=words, chat_id=groups),
     UpdateGroup: st.builds(UpdateGroup, chat_id=chats, name=words, slug=words),
     DeleteGroup: st.builds(DeleteGroup, chat_id=st.just(chat_id(2))),

@@ -22,9 +22,9 @@ from domain.chat import (
 )
 from domain.contact import ContactBlocked, ContactEvent, ContactRemoved, Standing
 from domain.event import Event, Recorded
-from domain.ids import UserId, direct_chat_id
+from domain.ids import GatewayId, UserId, direct_chat_id
 from domain.message import MessageDeleted, MessageEdited, ReactionAdded, ReactionRemoved
-from domain.receipt import MessagesDelivered, MessagesRead
+from domain.receipt import DeliveriesRecorded, DeliveryMark, MessagesDelivered, MessagesRead
 from domain.user import AccountDeleted, PasswordChanged, ProfileUpdated, StatusChanged
 from infra import database, tables
 from infra.database import Connection
@@ -49,6 +49,7 @@ from tests.commands.history import (
     message_id,
     people,
     sent,
+    uuid,
 )
 from tests.domain.test_invariants import after, steps
 
@@ -157,6 +158,13 @@ def read(by: UserId, up_to: int) -> MessagesRead:
     return MessagesRead(chat_id=CHAT, user_id=by, delivered_up_to=up_to, read_up_to=up_to)
 
 
+def received(gateway: int = 1, **up_to: int) -> DeliveriesRecorded:
+    """By name, as on one gateway and in one flush."""
+    users = {"anna": ANNA, "ben": BEN, "carl": CARL, "dora": DORA}
+    marks = [DeliveryMark(user_id=users[name], after=0, up_to=mark) for name, mark in up_to.items()]
+    return DeliveriesRecorded(gateway_id=GatewayId(uuid(4, gateway)), chat_id=CHAT, marks=marks)
+
+
 def between(one: UserId, other: UserId, **standing: Any) -> ContactEvent:
     """Which event it is says nothing that its standing does not."""
     return ContactBlocked(user_id=one, contact_id=other, standing=Standing(**standing))
@@ -182,6 +190,38 @@ READ_THEN_GONE: tuple[Event, ...] = (
     sent(7, BEN),
 )
 
+
+# The first message is at position 5.
+RECEIVED_ON_THE_STREAM: tuple[Event, ...] = (
+    *CHAT_BEGUN,
+    sent(1, BEN),
+    sent(2, ANNA),
+    received(anna=5, carl=5),
+    received(2, ben=6),
+    sent(3, ANNA),
+    read(CARL, 9),
+    received(carl=9),
+    received(2, carl=6, ben=9),
+    sent(4, BEN),
+    # Nothing that was: the sender's own, what is to come, somebody who never was here.
+    received(ben=13, anna=100, dora=13),
+    sent(5, BEN),
+    MemberLeft(chat_id=CHAT, user_id=CARL),
+    received(carl=15),
+    sent(6, ANNA),
+    MembersAdded(chat_id=CHAT, by=ANNA, user_ids=[CARL]),
+    received(carl=18),
+    sent(7, ANNA),
+    message_deleted(7, at=21, by=ANNA),
+    received(carl=21, ben=21),
+    MessagesDelivered(chat_id=CHAT, user_id=CARL, delivered_up_to=21, read_up_to=9),
+    received(),
+    sent(8, ANNA),
+    AccountDeleted(user_id=BEN, erase_messages=True),
+    received(ben=26, carl=26),
+    GroupDeleted(chat_id=CHAT, by=ANNA),
+    received(carl=29),
+)
 
 EDITED_REACTED_DELETED: tuple[Event, ...] = (
     *CHAT_BEGUN,
@@ -291,6 +331,7 @@ CONTACTS_MADE_AND_UNMADE: tuple[Event, ...] = (
 
 HISTORIES = {
     "leaving, reading and rejoining": READ_THEN_GONE,
+    "receipts of the stream": RECEIVED_ON_THE_STREAM,
     "editing, reacting and deleting": EDITED_REACTED_DELETED,
     "roles and deleted groups": GROUPS_DELETED,
     "deleted accounts": ACCOUNTS_DELETED,

@@ -1,0 +1,209 @@
+"""The stream of one process: opened with it, and the ASGI application of its sockets."""
+
+import asyncio
+import random
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar.enums import ScopeType
+from litestar.types import Receive, Scope, Send
+
+from api.http import header, problem_reply
+from api.operations import BEARER
+from api.parts import Parts
+from api.problems import Malformed, RateLimited, ServiceUnavailable
+from api.stream import wire
+from api.stream.catch_up import CatchUp
+from api.stream.connection import AUTHENTICATE_SECONDS, Connection
+from api.stream.frames import Typed, encode
+from api.stream.gateway import Gateway
+from api.stream.names import Names
+from api.stream.presence import Leases, Presence
+from api.stream.readings import Readings
+from api.stream.receipts import Pending, Recorder
+from api.stream.services import Services
+from api.stream.showing import Showing
+from api.stream.sockets import Open, Sockets
+from api.stream.typing import TypingNews
+from api.stream.wire import SOCKET, Socket
+from domain.ids import ChatId, GatewayId, UserId
+from domain.refusals import Refusal
+from infra import clock
+from infra.logs import Logger
+
+PATH = "/v1/stream"
+MAX_STARTS_AT_ONCE = 8
+PRESENCE_FLUSH_SECONDS = 0.25
+SWEEP_SECONDS = 1.0
+RESTART_SECONDS = 1.0
+MAX_RETRY_AFTER_SECONDS = 10
+LAST_FLUSH_SECONDS = 3.0
+
+
+class Stream:
+    """An ASGI application for one path; made by `opened`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.WEBSOCKET:
+            refusal = Malformed("this is a WebSocket: ask for an upgrade to it")
+            await problem_reply(refusal)(scope, receive, send)
+            return
+        await receive()  # websocket.connect
+        refused = self._refusal(scope)
+        if refused is not None:
+            await problem_reply(refused)(scope, receive, _as_websocket(send))
+            return
+        socket: Socket = scope["extensions"][SOCKET]  # type: ignore[index,assignment]
+        connection = Connection(self._services, socket, scope)
+        socket.listener = connection
+        late = asyncio.get_running_loop().call_later(AUTHENTICATE_SECONDS, connection.expire)
+        try:
+            await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
+            self._authenticate_by_header(scope, connection)
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+        finally:
+            late.cancel()
+            connection.closed()
+
+    def show_typing(self, chat_id: ChatId, user_id: UserId) -> None:
+        gateway = self._services.gateway
+        room = gateway.rooms.get(chat_id)
+        if room is not None and user_id in room.members:
+            frame = encode(Typed(chat_id=chat_id, user_id=user_id))
+            for connection in gateway.connections_of(room.members - {user_id}):
+                connection.deliver(frame)
+
+    def end_sessions(self, session_ids: Iterable[str]) -> None:
+        for one in self._services.sockets.of_sessions(session_ids):
+            one.end(wire.SESSION_ENDED, "the session has ended")
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        """Before anything is accepted."""
+        services = self._services
+        if services.sockets.are_too_many:
+            # Each at another time, so that they do not come back at once.
+            later = random.randint(1, MAX_RETRY_AFTER_SECONDS)
+            return ServiceUnavailable("too many are connected", retry_after_seconds=later)
+        try:
+            services.parts.rate_limits.arrived(scope)
+        except RateLimited as refusal:
+            return refusal
+        return None
+
+    def _authenticate_by_header(self, scope: Scope, connection: Connection) -> None:
+        given = header(scope, b"authorization")
+        if given is None:
+            return
+        if given[: len(BEARER)].lower() == BEARER:
+            connection.authenticate(given[len(BEARER) :].strip().decode("latin-1"))
+        else:
+            connection.end(wire.NOT_AUTHENTICATED, "expected `Bearer ACCESS_TOKEN`")
+
+    async def sweep(self) -> None:
+        """For as long as the process lives."""
+        sockets, gateway, parts = (
+            self._services.sockets,
+            self._services.gateway,
+            self._services.parts,
+        )
+        heartbeat = parts.settings.stream_heartbeat_seconds
+        while True:
+            await asyncio.sleep(min(SWEEP_SECONDS, heartbeat / 4))
+            sockets.sweep(heartbeat, _ping, _close_silent)
+            parts.metrics.show("messenger_stream_sockets", len(sockets))
+            parts.metrics.show("messenger_stream_position", gateway.position)
+            parts.metrics.show("messenger_stream_rooms", len(gateway.rooms))
+
+    async def send_presence(self) -> None:
+        """For as long as the process lives."""
+        while True:
+            await asyncio.sleep(PRESENCE_FLUSH_SECONDS)
+            self._services.gateway.send_presence()
+
+
+@asynccontextmanager
+async def opened(parts: Parts) -> AsyncIterator[Stream]:
+    """Raises what the database raises."""
+    gateway_id = GatewayId(clock.new_id())
+    settings, logger = parts.settings, parts.logger
+    readings = Readings(parts.pool, parts.keyring, parts.read_models)
+    showing = Showing(readings, Names(parts.executor, parts.keyring), parts.objects, logger)
+    pending = Pending()
+    gateway = Gateway(readings, showing, pending, parts.bus, logger)
+    leases = Leases(parts.pool, parts.executor)
+    presence = Presence(leases, gateway_id, logger, grace_seconds=settings.presence_grace_seconds)
+    recorder = Recorder(
+        pending,
+        parts.executor,
+        gateway_id,
+        logger,
+        flush_seconds=settings.receipt_flush_ms / 1000,
+    )
+    sockets = Sockets(
+        max_sockets=settings.stream_sockets, max_of_user=settings.stream_sockets_of_user
+    )
+    # What it shows needs the stream, which needs all of these: it is told where to.
+    typing = TypingNews(
+        parts.bus, gateway_id, lambda chat_id, user_id: stream.show_typing(chat_id, user_id)
+    )
+    stream = Stream(
+        Services(
+            parts=parts,
+            readings=readings,
+            gateway=gateway,
+            catch_up=CatchUp(readings, showing, gateway),
+            pending=pending,
+            presence=presence,
+            typing=typing,
+            sockets=sockets,
+            starts=asyncio.Semaphore(MAX_STARTS_AT_ONCE),
+        )
+    )
+    await gateway.begin()
+    await typing.listen()
+    parts.ended.listen(stream.end_sessions)
+    work = (gateway.run, recorder.run, presence.run, stream.sweep, stream.send_presence)
+    tasks = [asyncio.create_task(_kept_up(run, logger)) for run in work]
+    try:
+        yield stream
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        presence.stop()
+        async with asyncio.timeout(LAST_FLUSH_SECONDS):
+            await recorder.flush()
+
+
+async def _kept_up(run: Callable[[], Awaitable[None]], logger: Logger) -> None:
+    """Begins it again should it ever end: sockets that nobody serves would look alive."""
+    while True:
+        try:
+            await run()
+        except Exception as error:  # noqa: BLE001
+            logger.error("stream_work_ended", traceback="".join(traceback.format_exception(error)))
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+def _ping(one: Open) -> None:
+    one.ping()
+
+
+def _close_silent(one: Open) -> None:
+    one.end(wire.TOO_SLOW, "nothing was heard for two heartbeats")
+
+
+def _as_websocket(send: Send) -> Send:
+    """A whole HTTP response instead of an acceptance (ASGI's WebSocket Denial Response)."""
+
+    async def send_denial(message: Any) -> None:
+        message["type"] = message["type"].replace("http.", "websocket.http.", 1)
+        await send(message)
+
+    return send_denial

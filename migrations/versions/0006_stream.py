@@ -1,0 +1,40 @@
+"""Who is connected to which process, and the moves of members found in the log."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+IS_MOVE = (
+    "type IN ('direct_chat_opened', 'group_created', 'members_added', 'member_removed',"
+    " 'member_left', 'group_deleted')"
+)
+
+
+def upgrade() -> None:
+    op.create_table(
+        "gateways",
+        sa.Column("id", sa.UUID(as_uuid=False), nullable=False),
+        sa.Column("seen_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        comment="Processes that serve the stream, each under a lease (api.stream.presence).",
+    )
+    op.create_table(
+        "gateway_users",
+        sa.Column("user_id", sa.UUID(as_uuid=False), nullable=False),
+        sa.Column("gateway_id", sa.UUID(as_uuid=False), nullable=False),
+        sa.PrimaryKeyConstraint("user_id", "gateway_id"),
+        comment="Who has an open connection to which of them.",
+    )
+    op.create_index("idx_gateway_users_gateway", "gateway_users", ["gateway_id"])
+    op.create_index("event_log_moves", "event_log", ["position"], postgresql_where=sa.text(IS_MOVE))
+
+
+def downgrade() -> None:
+    op.drop_index("event_log_moves", "event_log")
+    op.drop_table("gateway_users")
+    op.drop_table("gateways")
