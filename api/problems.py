@@ -37,7 +37,7 @@ from domain.refusals import (
     WrongPassword,
 )
 from infra.database import DOWN
-from infra.errors import Unavailable
+from infra.errors import ImageBroken, ImageTooLarge, NotAnImage, Unavailable
 from infra.executor import KeyReused
 from infra.logs import Logger
 
@@ -215,6 +215,12 @@ def _known(error: Exception) -> Refusal | None:
             return error
         case Unavailable():
             return ServiceUnavailable(str(error))
+        case NotAnImage():
+            return UnsupportedMedia(str(error))
+        case ImageTooLarge():
+            return TooLarge(str(error))
+        case ImageBroken():
+            return Invalid(str(error), field="file")
         case psycopg.InterfaceError():
             return ServiceUnavailable("the database does not answer")
         case HTTPException() if error.status_code < 500:

@@ -132,7 +132,7 @@ async def spawn(
     output = log.open()
     try:
         process = await asyncio.create_subprocess_exec(
-            *_leashed(command, death_signal, identity),
+            *leashed(command, death_signal, identity),
             stdin=asyncio.subprocess.DEVNULL if text_in is None else asyncio.subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -386,9 +386,12 @@ def plain_environ(home: Path) -> dict[str, str]:
     return {"HOME": str(home), "LC_ALL": "C", "PATH": os.defpath, "TZ": "UTC"}
 
 
-def _leashed(
-    command: Sequence[str], death_signal: signal.Signals, identity: Identity | None
+def leashed(
+    command: Sequence[str],
+    death_signal: signal.Signals = signal.SIGKILL,
+    identity: Identity | None = None,
 ) -> list[str]:
+    """A command that the kernel ends when this process ends."""
     user = "-" if identity is None else f"{identity.uid}:{identity.gid}"
     capability = "-" if identity is None else str(identity.capability or "-")
     leash = [sys.executable, "-I", "-S", str(LEASH)]

@@ -1,0 +1,218 @@
+"""Image workers: bounded, replaced, harmless to everyone else, and gone when their process is."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import PIL.Image
+import psutil
+import pytest
+
+from infra.errors import ImageBroken, ImageTooLarge, Unavailable
+from infra.image_jobs import MEGABYTE, Limits
+from infra.image_worker import NICENESS
+from tests.infra.pictures import encoded, quarters
+from tests.infra.rendering import Made, Studio, is_worker, studio, workers
+
+WAIT_SECONDS = 20.0
+POLL_SECONDS = 0.005
+SMALL = encoded(quarters(64, 48), "JPEG")
+
+PROGRAM = """
+import asyncio, sys, tempfile
+from pathlib import Path
+from infra.images import Images
+
+async def main():
+    async with Images(workers=2) as images:
+        source = Path(sys.argv[1])
+        with tempfile.TemporaryDirectory() as directory:
+            work = [images.render(source, Path(directory), ["thumbnail"]) for _ in range(2)]
+            await asyncio.gather(*work)
+        print("ready", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+NOTHING_OF_PILLOW = """
+import sys
+import infra.images
+assert not [name for name in sys.modules if name.startswith("PIL")]
+"""
+
+
+async def eventually(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not is_so():
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def is_right(work: Studio) -> bool:
+    return (await work.make(SMALL)).image.width == 64
+
+
+@asynccontextmanager
+async def stopped_at_work(work: Studio) -> AsyncIterator[tuple[psutil.Process, asyncio.Task[Made]]]:
+    """A worker that was given an image and does not get to it."""
+    assert await is_right(work)
+    (worker,) = workers()
+    worker.suspend()
+    task = asyncio.create_task(work.make(SMALL))
+    await asyncio.sleep(POLL_SECONDS * 10)
+    assert not task.done()
+    try:
+        yield worker, task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_workers_start_with_the_first_image_and_end_with_the_pool(tmp_path: Path) -> None:
+    async with studio(tmp_path, workers=2) as work:
+        assert workers() == []
+        await asyncio.gather(*(work.make(SMALL) for _ in range(8)))
+        assert len(workers()) == 2
+    assert workers() == []
+
+
+async def test_a_worker_is_nice_and_knows_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESSENGER_SECRET", "do not tell")
+    async with studio(tmp_path) as work:
+        assert await is_right(work)
+        (worker,) = workers()
+        assert worker.nice() == NICENESS
+        assert not [name for name in worker.environ() if name.startswith("MESSENGER")]
+        limit = worker.rlimit(psutil.RLIMIT_AS)
+        assert limit == (Limits().memory_bytes, Limits().memory_bytes)
+
+
+def test_decoders_are_not_even_loaded_outside_of_workers() -> None:
+    subprocess.run([sys.executable, "-c", NOTHING_OF_PILLOW], check=True, timeout=WAIT_SECONDS)
+
+
+async def test_a_worker_killed_at_work_is_replaced_and_the_image_made(tmp_path: Path) -> None:
+    async with studio(tmp_path) as work, stopped_at_work(work) as (worker, task):
+        worker.kill()
+        assert (await task).image.width == 64
+        assert worker.pid not in [one.pid for one in workers()]
+
+
+async def test_a_worker_killed_while_idle_is_not_missed(tmp_path: Path) -> None:
+    async with studio(tmp_path, workers=2) as work:
+        await asyncio.gather(*(work.make(SMALL) for _ in range(4)))
+        for worker in workers():
+            worker.kill()
+        assert await is_right(work)
+
+
+async def test_workers_that_are_always_killed_are_given_up(tmp_path: Path) -> None:
+    async def kill_all() -> None:
+        while True:
+            for worker in workers():
+                worker.kill()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async with studio(tmp_path) as work:
+        killer = asyncio.create_task(kill_all())
+        with pytest.raises(Unavailable, match="end before"):
+            await work.make(SMALL)
+        killer.cancel()
+        await asyncio.wait([killer])
+        assert await is_right(work)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
+async def test_an_image_that_crashes_its_worker_is_broken(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    async with studio(tmp_path) as work:
+        async with stopped_at_work(work) as (worker, task):
+            worker.send_signal(number)
+            worker.resume()
+            with pytest.raises(ImageBroken):
+                await task
+        assert await is_right(work)
+
+
+async def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
+    async with studio(tmp_path, limits=Limits(wall_seconds=5.0)) as work:
+        async with stopped_at_work(work) as (worker, task):
+            with pytest.raises(Unavailable, match="in time"):
+                await task
+            assert not worker.is_running()
+        assert await is_right(work)
+
+
+async def test_an_upload_that_is_given_up_takes_its_worker_with_it(tmp_path: Path) -> None:
+    async with studio(tmp_path) as work:
+        async with stopped_at_work(work) as (worker, task):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not worker.is_running()
+        assert await is_right(work)
+
+
+async def test_an_image_that_takes_too_long_is_too_large(tmp_path: Path) -> None:
+    """Hundreds of scans, of which each goes over all pixels: the bomb that no size betrays."""
+    picture = encoded(PIL.Image.new("L", (6_000, 6_000)), "JPEG", progressive=True)
+    at = picture.rindex(b"\xff\xda")
+    scan = picture[at:-2]
+    slow = picture[:-2] + scan * ((9 * MEGABYTE - len(picture)) // len(scan)) + b"\xff\xd9"
+    async with studio(tmp_path, limits=Limits(cpu_seconds=1)) as work:
+        with pytest.raises(ImageTooLarge, match="too long"):
+            await work.make(slow)
+        assert workers() == []
+        assert await is_right(work)
+
+
+async def test_an_image_that_takes_too_much_memory_is_too_large(tmp_path: Path) -> None:
+    large = encoded(PIL.Image.new("RGB", (6_000, 6_000)), "PNG")
+    async with studio(tmp_path, limits=Limits(memory_bytes=128 * MEGABYTE)) as work:
+        with pytest.raises(ImageTooLarge, match="memory"):
+            await work.make(large)
+        assert await is_right(work)
+
+
+async def test_no_more_wait_than_may(tmp_path: Path) -> None:
+    async with studio(tmp_path, max_waiting=1) as work, stopped_at_work(work) as (worker, task):
+        waiting = asyncio.create_task(work.make(SMALL))
+        await asyncio.sleep(POLL_SECONDS)
+        with pytest.raises(Unavailable, match="too many"):
+            await work.make(SMALL)
+        worker.resume()
+        assert [made.image.width for made in (await task, await waiting)] == [64, 64]
+        assert await is_right(work)
+
+
+async def test_a_disk_that_takes_no_more_is_not_the_image_s_fault(tmp_path: Path) -> None:
+    noise = PIL.Image.effect_noise((500, 500), 90)
+    async with studio(tmp_path, limits=Limits(output_bytes=20_000)) as work:
+        with pytest.raises(Unavailable, match="could not be stored"):
+            await work.make(encoded(noise, "PNG"))
+        assert await is_right(work)
+
+
+async def test_kill_9_of_a_process_leaves_no_worker_not_even_one_that_hangs(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(SMALL)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PROGRAM, str(source)), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert await process.stdout.readline() == b"ready\n"
+    children = [one for one in psutil.Process(process.pid).children() if is_worker(one)]
+    assert len(children) == 2
+    children[0].suspend()
+    process.kill()
+    await process.wait()
+    await eventually(lambda: not any(is_worker(one) for one in children))
