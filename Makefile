@@ -11,7 +11,11 @@ CODE := domain commands projections infra api migrations tests
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: install install-test up test check bench clean
+# Tests share two workers, with servers of their own each; checks run as many at a time.
+WORKERS := 2
+CHECKS := check-ruff check-mypy check-basedpyright check-imports
+
+.PHONY: install install-test up test check $(CHECKS) bench clean
 
 install: $(VENV)/.installed
 
@@ -43,13 +47,23 @@ up: install
 # What is pure is covered whole, branches too, by its own tests alone.
 test: install-test
 	$(BIN)/python -m pytest --quiet tests/domain tests/commands --cov --cov-fail-under=100
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder $(ARGS)
 
+# Every check says what it finds, also where another one failed.
 check: install-test
+	@$(MAKE) --no-print-directory --keep-going --jobs=$(WORKERS) $(CHECKS)
+
+check-ruff: install-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-mypy: install-test
 	$(BIN)/mypy
+
+check-basedpyright: install-test
 	$(BIN)/basedpyright
+
+check-imports: install-test
 	$(BIN)/lint-imports
 
 bench: install-test

@@ -1,12 +1,14 @@
-"""Real servers for every test: one PostgreSQL, one NATS and one S3 a run, a database a test.
+"""Real servers for every test: one PostgreSQL, one NATS and one S3 a worker, a database a test.
 
 `database_url` is a fresh copy of a template that was migrated once; `empty_database_url` has
 no tables yet. `nats_url` is the run's server without any stream. All work in plain and in
-async tests. Hypothesis runs with the profile `dev`, or `ci` (the same examples each time)
-where CI is set, or the one that HYPOTHESIS_PROFILE names.
+async tests. Workers share nothing; the tests of a file go to one of them. Hypothesis runs with
+the profile `dev`, or `ci` (the same examples each time) where CI is set, or the one that
+HYPOTHESIS_PROFILE names.
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +23,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from psycopg import sql
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from infra import migrate
 from infra.embedded import nats as embedded_nats
@@ -36,6 +39,29 @@ settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
 
+# Servers keep their files in memory where there is room. A disk may take half a second of system
+# time for each database: before it reuses an inode, ext4 looks whether it was freed just now, and
+# that is what a database dropped after each test leaves behind by the hundred.
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES_MIN = 4 * 1024**3
+
+# These share what is made once for all of them, and go to one worker.
+TOGETHER = ("tests/acceptance/",)
+# Begun first, so that no worker is left with one of them at the end. The longest leads.
+LONG = (
+    "tests/machine/test_machine.py",
+    "tests/api/test_schemathesis.py",
+    "tests/faults/test_up.py",
+    "tests/acceptance/",
+    "tests/faults/test_load.py",
+    "tests/api/test_erasure.py",
+    "tests/irc/test_importer.py",
+    "tests/infra/test_replay.py",
+    "tests/infra/test_projector.py",
+    "tests/test_benchmarks_run.py",
+    "tests/projections/test_histories.py",
+)
+
 CREATE_DATABASE: LiteralString = "CREATE DATABASE {name} TEMPLATE {template}"
 # FORCE may not end an autovacuum or a superuser's last moments there; without it, they are
 # waited for.
@@ -43,6 +69,31 @@ DROP_DATABASE: tuple[LiteralString, ...] = (
     "DROP DATABASE {name} WITH (FORCE)",
     "DROP DATABASE {name}",
 )
+
+
+class Shares(LoadScopeScheduling):
+    """How workers share the tests: file by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return share_of(nodeid)
+
+
+def share_of(nodeid: str) -> str:
+    return next(
+        (one for one in TOGETHER if nodeid.startswith(one)),
+        nodeid.partition("::")[0],
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Shares:
+    return Shares(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order of the others is chance's, and stays."""
+    places = {share: place for place, share in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(share_of(item.nodeid), len(LONG)))
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +104,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Path]:
     """Removed with all its data at the end of the run."""
-    with tempfile.TemporaryDirectory(prefix="messenger-test-") as directory:
+    with tempfile.TemporaryDirectory(prefix="messenger-test-", dir=_memory()) as directory:
         yield Path(directory)
 
 
@@ -110,6 +161,12 @@ def empty_database_url(postgres: embedded_postgres.Postgres) -> Iterator[str]:
 async def nats_url(anyio_backend: str, nats_server: embedded_nats.Nats) -> str:
     await _delete_streams(nats_server.url)
     return nats_server.url
+
+
+def _memory() -> Path | None:
+    """None where there is too little of it: then it is the disk."""
+    has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES_MIN
+    return MEMORY if has_room else None
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class Leases:
         await self.run(FORGET_THE_DEAD, (LEASE_SECONDS,))
 
     async def reap_forever(self, logger: Logger) -> None:
-        """For a process that is there when no gateway is."""
+        """Apart from the beats, which may not wait; also where no gateway is."""
         while True:
             try:
                 async with asyncio.timeout(REAP_TIMEOUT_SECONDS):
@@ -172,8 +172,6 @@ class Presence:
                 beaten_at = time.monotonic()
                 self._settle_soon(self._unsettled)
                 self._unsettled = set()
-                async with asyncio.timeout(REAP_TIMEOUT_SECONDS):
-                    await self._leases.reap()
             except (MessengerError, TimeoutError, *DOWN) as error:
                 self._logger.warning("presence_waits", reason=first_line(error))
             await asyncio.sleep(BEAT_SECONDS)

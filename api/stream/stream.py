@@ -5,6 +5,7 @@ import random
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from litestar.enums import ScopeType
@@ -168,7 +169,14 @@ async def opened(parts: Parts) -> AsyncIterator[Stream]:
     await gateway.begin()
     await typing.listen()
     parts.ended.listen(stream.end_sessions)
-    work = (gateway.run, recorder.run, presence.run, stream.sweep, stream.send_presence)
+    work = (
+        gateway.run,
+        recorder.run,
+        presence.run,
+        partial(leases.reap_forever, logger),
+        stream.sweep,
+        stream.send_presence,
+    )
     tasks = [asyncio.create_task(_kept_up(run, logger)) for run in work]
     try:
         yield stream

@@ -321,7 +321,7 @@ async def test_read_models_that_stay_behind_are_told_so_in_time(
         response = await ann.look("/v1/users/me", 1)
         problem(response, 503, "read-model-behind")
         assert response.headers["retry-after"]
-        assert 0.25 <= time.monotonic() - began < 1.5
+        assert 0.25 <= time.monotonic() - began < 4  # by default it would wait for 5
 
 
 async def test_a_waiting_read_is_answered_as_soon_as_it_can_be(

@@ -25,6 +25,7 @@ pytestmark = [
 
 READY_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 30.0
+GONE_TIMEOUT_SECONDS = 5.0
 POLL_SECONDS = 0.02
 COMMAND = [sys.executable, "-m", "api.cli", "up"]
 
@@ -87,6 +88,18 @@ def start() -> Iterator[Start]:
             up.stopped_by(signal.SIGTERM)
 
 
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One for all tests that leave it as whole as it was: it stands what each of them does."""
+    up = Running(tmp_path_factory.mktemp("lasting"))
+    try:
+        up.until_ready()
+        yield up
+    finally:
+        code, errors = up.stopped_by(signal.SIGTERM)
+    assert code == 0, errors
+
+
 def until(is_so: Callable[[], bool], timeout_seconds: float = READY_TIMEOUT_SECONDS) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not is_so():
@@ -120,15 +133,14 @@ def answer(url: str) -> int:
         return int(response.status)
 
 
-def test_it_says_where_everything_is_and_keeps_it_private(start: Start, tmp_path: Path) -> None:
-    up = start(tmp_path)
-    run = up.until_ready()
+def test_it_says_where_everything_is_and_keeps_it_private(lasting: Running) -> None:
+    run = lasting.until_ready()
     assert answer(f"{run['api_url']}/health/ready") == 200
     assert {"postgres", "nats", "s3", "relay", "project-users", "api", "maintain"} <= set(
         run["pids"]
     )
     assert all(is_alive(pid) for pid in run["pids"].values())
-    assert (tmp_path / "run.json").stat().st_mode & 0o777 == 0o600
+    assert (lasting.directory / "run.json").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
@@ -162,22 +174,20 @@ def test_a_signal_during_the_start_stops_everything(
     time.sleep(after_seconds - 0.5)
     below = children_of(up.process.pid)
     assert up.stopped_by(signal.SIGTERM) == (0, "")
-    until(lambda: not any(map(is_alive, below)), 1.0)
+    until(lambda: not any(map(is_alive, below)), GONE_TIMEOUT_SECONDS)
     again = start(tmp_path)
     again.until_ready()
 
 
 def test_a_second_one_on_the_directory_is_refused_and_the_first_goes_on(
-    start: Start, tmp_path: Path
+    start: Start, lasting: Running
 ) -> None:
-    first = start(tmp_path)
-    run = first.until_ready()
-    code, errors = start(tmp_path).ended()
+    directory, pid = lasting.directory, lasting.process.pid
+    run = lasting.until_ready()
+    code, errors = start(directory).ended()
     assert code == 1
-    assert errors == (
-        f"messenger up: data directory {tmp_path} is in use by process {first.process.pid}\n"
-    )
-    assert first.run == run
+    assert errors == f"messenger up: data directory {directory} is in use by process {pid}\n"
+    assert lasting.run == run
     assert answer(f"{run['api_url']}/health/ready") == 200
 
 
@@ -223,12 +233,11 @@ def test_a_wrong_setting_is_named_in_one_line(start: Start, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["relay", "project-messages", "api", "postgres", "nats", "s3"])
-def test_a_killed_child_is_started_again(start: Start, tmp_path: Path, name: str) -> None:
-    up = start(tmp_path)
-    run = up.until_ready()
+def test_a_killed_child_is_started_again(lasting: Running, name: str) -> None:
+    run = lasting.until_ready()
     os.kill(run["pids"][name], signal.SIGKILL)
-    until(lambda: up.run["pids"][name] != run["pids"][name])
-    now = up.run
+    until(lambda: lasting.run["pids"][name] != run["pids"][name])
+    now = lasting.run
     assert is_alive(now["pids"][name])
     assert {**now, "pids": None} == {**run, "pids": None}
     assert {**now["pids"], name: None} == {**run["pids"], name: None}
@@ -242,8 +251,8 @@ def is_ready(api_url: str) -> bool:
         return False
 
 
-def test_no_connection_is_refused_while_the_api_restarts(start: Start, tmp_path: Path) -> None:
-    run = start(tmp_path).until_ready()
+def test_no_connection_is_refused_while_the_api_restarts(lasting: Running) -> None:
+    run = lasting.until_ready()
     os.kill(run["pids"]["api"], signal.SIGKILL)
     until(lambda: not is_alive(run["pids"]["api"]))
     assert answer(f"{run['api_url']}/health/live") == 200

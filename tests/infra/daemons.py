@@ -27,7 +27,7 @@ from projections.projection import Projection
 from tests import model
 from tests.infra.machines import SECRET
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0  # nothing is judged by it: the machine may be busy with other things
 POLL_SECONDS = 0.02
 COPY_PAGE_SECONDS = 5.0
 POOL_SIZE = 2

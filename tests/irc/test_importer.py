@@ -46,7 +46,7 @@ CORPUS_FILES = ["2004-11-15_03", "2005-06-12.train-c", "2007-06-17.train-a"]
 ROOT = Path(__file__).parents[2]
 SECRET_TEXT = "a secret of the tests, long enough"
 SECRET = Secret(SECRET_TEXT.encode())
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.01
 
 SENT = """
