@@ -100,9 +100,7 @@ async def maintain(settings: Settings, *, once: bool) -> None:
             await removals.once()
             await leases.reap()
         else:
-            await until_signal(
-                parts.keyring.watch(), removals.run(), leases.reap_forever(logger)
-            )
+            await until_signal(parts.keyring.watch(), removals.run(), leases.reap_forever(logger))
 
 
 class Writing(NamedTuple):
