@@ -167,6 +167,21 @@ async def test_a_message_whose_answer_is_lost_is_sent_once(
     assert [one["content"] for one in history["items"]] == ["Once"]
 
 
+async def test_a_script_may_say_all_it_has_at_once(
+    whole_api: Api, people: People, tmp_path: Path
+) -> None:
+    ann, bob, _ = people
+    await befriend(ann, bob)
+    async with chatting(whole_api.url, "ann", "--chat", "bob", directory=tmp_path) as a:
+        await a.type("One", "Two", "/edit 2 Zwei", "/delete 1", "Three", "/quit", "Four")
+        assert await a.ended() == 0
+        assert a.messages() == ["ann: One", "ann: Two", "ann: Three"]
+    chat_id = (await bob.see("/v1/chats"))["items"][0]["id"]
+    history = await bob.see(f"/v1/chats/{chat_id}/messages")
+    said = [one["content"] for one in history["items"]]
+    assert said == ["Three", "Zwei", "[Deleted]"]
+
+
 async def test_a_chat_outlives_its_first_token(
     database_url: str, nats_url: str, tmp_path: Path
 ) -> None:
