@@ -97,7 +97,8 @@ INSERT_MARKED_DELIVERY = """
         AND r.position <= k.up_to
 """
 
-# Rows of earlier batches; those of this one were written with their marks.
+# Rows of earlier batches; those of this one were written with their marks. What is delivered
+# and never read may be many: a mark that only delivers does not look at it.
 UPDATE_DELIVERY = """
     UPDATE message_delivery AS d
     SET status = CASE WHEN r.read_at IS NOT NULL THEN 'read' ELSE 'delivered' END,
@@ -117,7 +118,9 @@ UPDATE_DELIVERY = """
         AND d.position > r.after
         AND d.position <= least(r.up_to, r.batch_begin)
         AND d.status <> 'read'
-        AND (d.status = 'pending' OR r.read_at IS NOT NULL)
+        AND d.status = ANY (
+            CASE WHEN r.read_at IS NULL THEN ARRAY['pending'] ELSE ARRAY['pending', 'delivered'] END
+        )
 """
 
 FORGET_MEMBERS = """

@@ -19,7 +19,7 @@ from api.chat.errors import ChatError, Refused
 from api.chat.link import Frame, Link, Lost
 from api.chat.server import Json, Server
 from api.chat.terminal import Moment, Screen
-from api.chat.typed import Contact, Delete, Edit, Open, React, Reply, Say, Wrong
+from api.chat.typed import Contact, Delete, Edit, Open, Order, React, Reply, Say, Wrong
 from api.chat.view import Message, View
 from api.chat.wording import Line, announced, failed, named_in, note, one_line, short
 from infra import clock
@@ -41,6 +41,9 @@ TYPING_SECONDS = 3.0
 TYPING_LAPSES_SECONDS = 6.0
 # What passes by itself; all else is a refusal.
 PASSING = frozenset({"unavailable", "read-model-behind", "rate-limited"})
+
+# What names a message, which may be under way still.
+NUMBERED = (Reply, Edit, Delete, React)
 
 Then = Callable[[Json], Awaitable[None]]
 
@@ -89,6 +92,7 @@ class Client:
         self._items: asyncio.Queue[Item] = asyncio.Queue(MAX_ITEMS)
         self._chunks: asyncio.Queue[str] = asyncio.Queue(MAX_CHUNKS)
         self._has_room = asyncio.Event()
+        self._lines: deque[str] = deque()
         self._outbox: deque[Command] = deque()
         self._refs = 0
         self._under_way: int | None = None
@@ -132,6 +136,7 @@ class Client:
         while True:
             chunk = await self._chunks.get()
             await self._has_room.wait()
+            self._has_room.clear()
             await self._items.put(Typed(chunk))
 
     @property
@@ -149,6 +154,11 @@ class Client:
 
     async def _step(self) -> None:
         await self._take(await self._next())
+        await self._obey_lines()
+        if self._lines:
+            self._has_room.clear()
+        else:
+            self._has_room.set()
         if self._items.empty():
             await self._look_up_stale()
         await self._tell_received()
@@ -256,10 +266,6 @@ class Client:
                 idempotency_key=command.key,
                 data=command.data,
             )
-        if len(self._outbox) < OUTBOX_COMMANDS:
-            self._has_room.set()
-        else:
-            self._has_room.clear()
 
     def _mark_read(self) -> None:
         due = self._view.to_be_read()
@@ -290,18 +296,29 @@ class Client:
     # --------------------------------------------------------------------------- typed
 
     async def _take_typed(self, chunk: str) -> None:
-        for line in self._screen.take(chunk):
-            await self._obey(line)
-        if self._screen.is_ended and self._leaves_at is None:
-            self._leave()
+        self._lines.extend(self._screen.take(chunk))
         now = time.monotonic()
         here = self._view.open
         if here and self._screen.is_composing and now - self._told_typing_at > TYPING_SECONDS:
             self._told_typing_at = now
             await self._link.say("typing", chat_id=here.chat_id)
 
-    async def _obey(self, line: str) -> None:
-        match order := typed.parse(line):
+    async def _obey_lines(self) -> None:
+        """In order: a line waits for a chat that is being opened, and for the message it names."""
+        while self._lines and self._is_free(order := typed.parse(self._lines[0])):
+            self._lines.popleft()
+            await self._obey(order)
+        if self._screen.is_ended and not self._lines and self._leaves_at is None:
+            self._leave()
+
+    def _is_free(self, order: Order | None) -> bool:
+        if len(self._outbox) >= OUTBOX_COMMANDS or any(one.then for one in self._outbox):
+            return False
+        is_known = not isinstance(order, NUMBERED) or self._view.numbered(order.number)
+        return bool(is_known or not (self._outbox or self._view.waiting))
+
+    async def _obey(self, order: Order | None) -> None:
+        match order:
             case None:
                 pass
             case Say() | Reply() | Edit() | Delete() | React():
@@ -317,6 +334,7 @@ class Client:
             case typed.Help():
                 self._screen.show([note(one) for one in typed.HELP])
             case typed.Quit():
+                self._lines.clear()
                 self._leave()
             case Wrong():
                 self._screen.show([failed(order.why)])

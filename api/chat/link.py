@@ -133,7 +133,7 @@ class Link:
         if code == MALFORMED:
             raise ChatError(f"the server does not understand this client: {reason}")
         if code == SERVER_RESTARTING:
-            return Lost("the server restarts", _return_seconds(reason))
+            return Lost("the server restarts", return_seconds(reason))
         if code == NOT_AUTHENTICATED:
             # It ran out. Where the session has ended too, there is no next one to be had.
             self._refused = self._token
@@ -163,7 +163,7 @@ async def _heard(connection: ClientConnection, silent_seconds: float) -> Json:
         return _json(await connection.recv())
 
 
-def _return_seconds(reason: str) -> float:
+def return_seconds(reason: str) -> float:
     """When the server that goes away wants to see us again."""
     with suppress(msgspec.DecodeError, KeyError, TypeError, ValueError):
         asked = float(msgspec.json.decode(reason)["reconnect_ms"]) / 1000

@@ -4,7 +4,6 @@ On a screen the conversation is drawn anew when it changes, so an edit or a read
 the message does; on a pipe what changes is said on a line of its own, and nothing is said twice.
 """
 
-import asyncio
 import codecs
 import os
 import sys
@@ -14,6 +13,7 @@ import time
 import tty
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
@@ -190,7 +190,7 @@ def listen(put: Callable[[str], None]) -> None:
                 if not data:
                     put("")
                     return
-            except (RuntimeError, asyncio.CancelledError):
+            except (RuntimeError, CancelledError):
                 return  # the loop is closed: nobody listens any more
 
     threading.Thread(target=read, name="typing", daemon=True).start()

@@ -13,6 +13,7 @@
     catch_up    what a client missed, from the log
     receipts    what clients say they have, recorded together
     presence    who has an open connection, under a lease
+    statuses    how presence changed last, for those who come back (pure)
     typing      who is typing, told once and kept nowhere
 
 A connection subscribes to the gateway first, at its position S; then it reads the log up to S,

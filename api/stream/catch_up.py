@@ -1,5 +1,6 @@
 """What a client missed: read from the log in pages, looked at closely, shown as it is now."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from domain.attachment import AttachmentEvent
 from domain.contact import ContactEvent
 from domain.event import Event, Recorded
 from domain.ids import ChatId, UserId
-from domain.user import AccountDeleted, ProfileUpdated, StatusChanged, UserEvent
+from domain.user import AccountDeleted, ProfileUpdated, UserEvent
 
 PAGE_EVENTS = 500
 
@@ -33,32 +34,30 @@ class CatchUp:
         self._readings = readings
         self._showing = showing
         self._gateway = gateway
+        self._reaching = asyncio.Lock()
 
     async def frames(self, missed: Missed) -> AsyncIterator[list[bytes]]:
         """Those of a page at once; at the end, how the people's presence is now."""
         after, chats = missed.after, missed.spans.chats
-        statuses: dict[UserId, Recorded] = {}
         while after < missed.up_to:
             page = await self._readings.page(
                 missed.user_id, chats, after=after, up_to=missed.up_to, limit=PAGE_EVENTS
             )
             concerning = [one for one in page if self._concerns(missed, one)]
-            statuses |= {
-                one.event.user_id: one for one in page if isinstance(one.event, StatusChanged)
-            }
             yield await self._shown(missed.user_id, concerning)
             if len(page) < PAGE_EVENTS:
                 break
             after = page[-1].position
-        yield self._presence(missed.user_id, statuses)
+        await self._reach_back(missed.after)
+        yield self._presence(missed)
 
     def _concerns(self, missed: Missed, recorded: Recorded) -> bool:
         viewer, event = missed.user_id, recorded.event
         match event:
             case ContactEvent():
                 return viewer in (event.user_id, event.contact_id)
-            case StatusChanged() | AttachmentEvent():
-                return False  # presence has no position; an image is shown with its message
+            case AttachmentEvent():
+                return False  # an image is shown with its message
             case ProfileUpdated() | AccountDeleted():
                 return event.user_id == viewer or self._gateway.sees(viewer, event.user_id)
             case UserEvent():
@@ -73,14 +72,26 @@ class CatchUp:
         around = await self._showing.around_past(events)
         return [frame for one in page if (frame := _frame(viewer, one, around))]
 
-    def _presence(self, viewer: UserId, statuses: dict[UserId, Recorded]) -> list[bytes]:
+    async def _reach_back(self, after: int) -> None:
+        """One reads for all that come back at once."""
+        statuses = self._gateway.statuses
+        if statuses.since <= after:
+            return
+        async with self._reaching:
+            since = statuses.since
+            if since > after:
+                earlier = await self._readings.statuses(after=after, up_to=since)
+                if statuses.since == since:  # else the gateway began anew, or forgot some
+                    statuses.reach_back(after, earlier)
+
+    def _presence(self, missed: Missed) -> list[bytes]:
+        """Presence has no position: it is told as it is now."""
+        viewer, gateway = missed.user_id, self._gateway
+        met = gateway.met_by(viewer) - {viewer}
         return [
-            presence_frame(one.event, one.recorded_at)
-            for person, one in statuses.items()
-            if isinstance(one.event, StatusChanged)
-            and person != viewer
-            and viewer in self._gateway.who_meet(person)
-            and self._gateway.people.may_see(viewer, person)
+            presence_frame(event, recorded.recorded_at)
+            for recorded, event in gateway.statuses.after(missed.after)
+            if event.user_id in met and gateway.people.may_see(viewer, event.user_id)
         ]
 
 

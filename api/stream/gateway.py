@@ -25,6 +25,7 @@ from api.stream.receipts import Pending
 from api.stream.rooms import Rooms
 from api.stream.showing import Showing
 from api.stream.shown import Surroundings
+from api.stream.statuses import Statuses
 from domain import EVENTS
 from domain.attachment import AttachmentEvent
 from domain.chat import ChatEvent, DirectChatOpened, GroupCreated
@@ -145,6 +146,7 @@ class Gateway:
         self.turn = asyncio.Lock()
         self.rooms = Rooms()
         self.people = People()
+        self.statuses = Statuses()
         self.position = 0
         self.epoch = 0
         self.generation = 0
@@ -204,6 +206,10 @@ class Gateway:
         """Whether what a person is called concerns the viewer."""
         return viewer in self.people.who_watch(person) or viewer in self.rooms.who_see(person)
 
+    def met_by(self, viewer: UserId) -> set[UserId]:
+        """Those of whom it concerns somebody here whether they are online."""
+        return self.people.known_to(viewer) | self.rooms.who_share(viewer)
+
     def who_meet(self, person: UserId) -> set[UserId]:
         """Those whom it concerns whether a person is online."""
         return self.people.who_watch(person) | self.rooms.who_share(person)
@@ -259,6 +265,7 @@ class Gateway:
         head = await self._readings.head()
         self.position = self._routed = head.position
         self.epoch = head.epoch
+        self.statuses.begin(head.position)
 
     async def run(self) -> None:
         """For as long as the process lives."""
@@ -350,7 +357,7 @@ class Gateway:
         # From here on nothing waits: an event moves a room once.
         audience = self.here(self._concerned(event))
         self._routed = recorded.position
-        self._note(event, recorded.position, audience)
+        self._note(event, recorded, audience)
         return Addressed(recorded, event, audience)
 
     async def _load_for_joining(self, event: ChatEvent) -> None:
@@ -383,9 +390,12 @@ class Gateway:
                 room = self.rooms.get(chat_id) if chat_id else None
                 return room.members if room else ()
 
-    def _note(self, event: Event, position: int, audience: set[UserId]) -> None:
+    def _note(self, event: Event, recorded: Recorded, audience: set[UserId]) -> None:
         """What later events are routed by."""
+        position = recorded.position
         match event:
+            case StatusChanged():
+                self.statuses.changed(recorded, event)
             case ContactEvent():
                 self.people.apply(event, position)
             case MessageSent():

@@ -43,6 +43,10 @@ class People:
         self._learn(event.user_id, event.contact_id, known)
         self._learn(event.contact_id, event.user_id, known)
 
+    def known_to(self, user_id: UserId) -> set[UserId]:
+        """The other way round, of somebody who was taken in."""
+        return set(self._of.get(user_id, ()))
+
     def who_watch(self, person: UserId) -> set[UserId]:
         """Those who have somebody among their contacts, in whatever state."""
         return self._watched_by.get(person, set())

@@ -135,12 +135,20 @@ PAGE = """
         AND (
             data ->> 'chat_id' = ANY (%(chats)s)
             OR type = ANY (%(contacts)s) AND strpos(data::text, %(caller)s) > 0
-            OR type IN ('profile_updated', 'account_deleted', 'status_changed')
+            OR type IN ('profile_updated', 'account_deleted')
             OR type IN ('user_registered', 'password_changed')
                 AND data ->> 'user_id' = %(caller)s
         )
     ORDER BY position
     LIMIT %(limit)s
+"""
+
+
+STATUSES = """
+    SELECT position, recorded_at, type, schema_version, data::text
+    FROM event_log
+    WHERE position > %(after)s AND position <= %(up_to)s AND type = 'status_changed'
+    ORDER BY position
 """
 
 
@@ -243,6 +251,10 @@ class Readings:
             "limit": limit,
         }
         return await self._select(PAGE, arguments)
+
+    async def statuses(self, *, after: int, up_to: int) -> list[Recorded]:
+        """Everybody's changes of presence."""
+        return await self._select(STATUSES, {"after": after, "up_to": up_to})
 
     async def quoted(self, message_ids: Collection[MessageId]) -> dict[MessageId, Quoted]:
         """What messages say now, opened."""

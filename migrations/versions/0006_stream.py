@@ -1,4 +1,5 @@
-"""Who is connected to which process, and the moves of members found in the log."""
+"""Who is connected to which process, the moves of members found in the log, and what is pending
+found among what is not read."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -32,9 +33,21 @@ def upgrade() -> None:
     )
     op.create_index("idx_gateway_users_gateway", "gateway_users", ["gateway_id"])
     op.create_index("event_log_moves", "event_log", ["position"], postgresql_where=sa.text(IS_MOVE))
+    _index_open(["user_id", "status", "chat_id", "position"])
 
 
 def downgrade() -> None:
+    _index_open(["user_id", "chat_id", "position"])
     op.drop_index("event_log_moves", "event_log")
     op.drop_table("gateway_users")
     op.drop_table("gateways")
+
+
+def _index_open(columns: list[str]) -> None:
+    op.drop_index("idx_delivery_user_open", "message_delivery")
+    op.create_index(
+        "idx_delivery_user_open",
+        "message_delivery",
+        columns,
+        postgresql_where=sa.text("status <> 'read'"),
+    )

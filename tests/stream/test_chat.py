@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from api.chat.link import return_seconds
+from api.chat.server import PAUSE_MAX_SECONDS, backoff, retry_after
 from api.cli import messenger
 from infra.embedded.process import free_port
 from tests.api import process
@@ -22,6 +24,7 @@ from tests.infra.daemons import projecting
 from tests.stream.chatting import WAIT_SECONDS, Chatting, chatting, cut_once
 
 NEW_EPOCH = "UPDATE log_head SET epoch = epoch + 1"
+LIFE_SECONDS = 1
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 BURST = [f"one of many, {number}" for number in range(20)]
 
@@ -120,8 +123,9 @@ async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
         async with process.running(database_url, nats_url, port=port) as api:
             await a.sees("bob: was away")
             await b.sees("ann: while it")
-            api.process.kill()
+            api.process.terminate()
             await api.process.wait()
+        await b.sees("* connection lost (the server restarts)")
         # As after a restored log: nobody can resume, all state is read again.
         async with connected_to(database_url) as connection:
             await connection.execute(NEW_EPOCH)
@@ -161,6 +165,68 @@ async def test_a_message_whose_answer_is_lost_is_sent_once(
         assert any(line.startswith("* connection lost") for line in a.lines)
     history = await ann.see(f"/v1/chats/{chat_id}/messages")
     assert [one["content"] for one in history["items"]] == ["Once"]
+
+
+async def test_a_script_may_say_all_it_has_at_once(
+    whole_api: Api, people: People, tmp_path: Path
+) -> None:
+    ann, bob, _ = people
+    await befriend(ann, bob)
+    async with chatting(whole_api.url, "ann", "--chat", "bob", directory=tmp_path) as a:
+        await a.type("One", "Two", "/edit 2 Zwei", "/delete 1", "Three", "/quit", "Four")
+        assert await a.ended() == 0
+        assert a.messages() == ["ann: One", "ann: Two", "ann: Three"]
+    chat_id = (await bob.see("/v1/chats"))["items"][0]["id"]
+    history = await bob.see(f"/v1/chats/{chat_id}/messages")
+    said = [one["content"] for one in history["items"]]
+    assert said == ["Three", "Zwei", "[Deleted]"]
+
+
+async def test_a_chat_outlives_its_first_token(
+    database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    async with serving_all(database_url, nats_url, access_token_seconds=LIFE_SECONDS) as api:
+        for name in ("ann", "bob"):
+            await api.register(name)
+        async with (
+            cut_once(api.url, before=b"contact_requested") as url,
+            chatting(url, "ann", directory=tmp_path) as a,
+        ):
+            await a.sees("* no chats yet")
+            await asyncio.sleep(LIFE_SECONDS + 0.5)
+            await a.type("/contact bob")
+            await a.sees("* bob is asked to be your contact")
+            await a.sees("* connected again")
+            assert await a.ends() == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "low", "high"),
+    [
+        ('{"reconnect_ms":1500}', 1.5, 1.5),
+        ('{"reconnect_ms":-5}', 0, 0),
+        ('{"reconnect_ms":99999999}', PAUSE_MAX_SECONDS, PAUSE_MAX_SECONDS),
+        ('{"reconnect_ms":"soon"}', 0, 1),
+        ("[1]", 0, 1),
+        ("bye", 0, 1),
+        ("", 0, 1),
+    ],
+)
+def test_a_server_that_restarts_says_when_to_come_back(
+    reason: str, low: float, high: float
+) -> None:
+    assert low <= return_seconds(reason) <= high
+
+
+def test_the_pauses_between_attempts_grow_to_a_limit() -> None:
+    pauses = [backoff(attempt) for attempt in range(40)]
+    assert max(pauses[:2]) < min(pauses[8:]) <= max(pauses) <= PAUSE_MAX_SECONDS
+    assert (retry_after("3", 0.5), retry_after(None, 0.5), retry_after("soon", 0.5)) == (
+        3,
+        0.5,
+        0.5,
+    )
+    assert retry_after("3600", 0.5) == PAUSE_MAX_SECONDS
 
 
 async def test_on_a_terminal_the_whole_screen_is_used_and_given_back(

@@ -76,6 +76,14 @@ def test_a_page_and_the_events_after_a_position_are_a_later_page(
     assert view.position == max(began, told.last)
 
 
+def test_a_page_that_has_an_end_already_is_not_taken_back_by_what_led_to_it() -> None:
+    told = Told.of([*SENT, ("react", 0, BOB), ("edit", 0), ("unreact", 0, BOB), ("delete", 0)])
+    view = opened(told, told.last - 4, told.last)
+    for event in told.events:
+        view.reduce(event)
+    assert known(view) == known(opened(told, told.last, told.last))
+
+
 @MANY
 @given(STEPS, st.data())
 def test_each_message_is_said_once_also_if_all_is_read_again_on_the_way(
