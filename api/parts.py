@@ -4,6 +4,7 @@ Nothing here is made per request. NATS may be away at any time; without PostgreS
 does not start, and answers 503 while it is gone.
 """
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -33,7 +34,8 @@ from infra.uploads import Uploads
 
 MAX_UPLOADS_AT_ONCE = 32
 MAX_UPLOADS_OF_A_USER = 16
-IMAGE_WORKERS = 2
+# Half of the processors: the rest of the messenger goes on beside the images.
+IMAGE_WORKERS = max(1, (os.cpu_count() or 1) // 2)
 
 
 class Parts(NamedTuple):
