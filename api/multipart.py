@@ -6,14 +6,11 @@ the client says of the file's type is not looked at.
 """
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from io import BufferedWriter
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from infra.image_jobs import MAX_BYTES
 from multipart import (  # type: ignore[import-untyped]
     MultipartError,
     MultipartSegment,
@@ -24,9 +21,12 @@ from multipart import (  # type: ignore[import-untyped]
 from api.http import Inbound
 from api.problems import Malformed, TooLarge, UnsupportedMedia
 from domain.refusals import Invalid
+from infra.image_jobs import MAX_BYTES
+from infra.spool import scratch
 
 FILE = "file"
 MAX_FIELD_BYTES = 1_024
+WRITTEN_AT_ONCE_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 4_096
 # Boundaries, headers and fields beside the file.
 MAX_BESIDE_BYTES = 64 * 1024
@@ -54,10 +54,9 @@ async def read_form(
         max_segment_count=len(fields) + 2,
     )
     _check_length(inbound)
-    with tempfile.TemporaryDirectory(dir=spool) as name:
-        path = Path(name) / FILE
-        with _Parts(path, fields) as parts:
-            await _read(inbound, parser, parts)
+    async with scratch(spool) as directory:
+        parts = _Parts(directory / FILE, fields)
+        await _read(inbound, parser, parts)
         yield parts.form()
 
 
@@ -67,7 +66,10 @@ async def _read(inbound: Inbound, parser: PushMultipartParser, parts: "_Parts") 
             async for chunk in inbound.chunks(MAX_BYTES + MAX_BESIDE_BYTES):
                 for event in parser.parse(chunk):
                     parts.take(event)
-        parser.close()
+                if parts.unwritten_bytes >= WRITTEN_AT_ONCE_BYTES:
+                    await asyncio.to_thread(parts.write)
+            parser.close()
+            await asyncio.to_thread(parts.write)
     except MultipartError as error:
         raise Malformed(f"the form can't be read: {error}") from None
     except TimeoutError:
@@ -102,18 +104,21 @@ class _Parts:
     def __init__(self, path: Path, fields: Collection[str]) -> None:
         self._path = path
         self._wanted = {FILE, *fields}
-        self._file: BufferedWriter | None = None
+        self._unwritten = bytearray()
         self._file_name: str | None = None
         self._sizes: dict[str, int] = {}
         self._fields: dict[str, bytes] = {}
         self._part = ""
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def unwritten_bytes(self) -> int:
+        return len(self._unwritten)
 
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+    def write(self) -> None:
+        """To disk, in a thread: nothing is taken meanwhile."""
+        with self._path.open("ab") as file:
+            file.write(self._unwritten)
+        self._unwritten.clear()
 
     def take(self, event: MultipartSegment | bytes | bytearray | None) -> None:
         if isinstance(event, MultipartSegment):
@@ -139,17 +144,16 @@ class _Parts:
             raise Invalid("this part is there twice", field=name)
         self._sizes[name] = 0
         if name == FILE:
-            self._file = self._path.open("wb")
             self._file_name = _file_name(segment.filename)
         else:
             self._fields[name] = b""
 
     def _add(self, data: bytes) -> None:
         self._sizes[self._part] += len(data)
-        if self._file is not None and self._part == FILE:
+        if self._part == FILE:
             if self._sizes[FILE] > MAX_BYTES:
                 raise _too_large()
-            self._file.write(data)
+            self._unwritten += data
         elif self._sizes[self._part] > MAX_FIELD_BYTES:
             raise Invalid(f"more than {MAX_FIELD_BYTES} bytes", field=self._part)
         else:

@@ -4,12 +4,11 @@ Nothing here is made per request. NATS may be away at any time; without PostgreS
 does not start, and answers 503 while it is gone.
 """
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
-
-from infra.images import Images
 
 from api.metrics import Metrics
 from api.rate_limits import RateLimits
@@ -21,6 +20,7 @@ from infra.bus import HEAD, Bus
 from infra.database import Pool
 from infra.erasure import Erasure
 from infra.executor import Executor
+from infra.images import Images
 from infra.keyring import Keyring, Secret
 from infra.login_limits import LoginLimits
 from infra.logs import Logger
@@ -34,7 +34,8 @@ from infra.uploads import Uploads
 
 MAX_UPLOADS_AT_ONCE = 32
 MAX_UPLOADS_OF_A_USER = 16
-IMAGE_WORKERS = 2
+# Half of the processors: the rest of the messenger goes on beside the images.
+IMAGE_WORKERS = max(1, (os.cpu_count() or 1) // 2)
 
 
 class Parts(NamedTuple):

@@ -4,6 +4,7 @@ One that was killed could not clear up; the next process to start does. Whether 
 told by the lock that it holds on its directory.
 """
 
+import asyncio
 import fcntl
 import os
 import shutil
@@ -29,6 +30,17 @@ async def spooling() -> AsyncIterator[Path]:
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+@asynccontextmanager
+async def scratch(parent: Path) -> AsyncIterator[Path]:
+    """A directory in it for as long as the block runs. Not on the event loop: where others sync
+    to the same disk, to make or remove a file can take as long as their syncs."""
+    name = await asyncio.to_thread(tempfile.mkdtemp, dir=parent)
+    try:
+        yield Path(name)
+    finally:
+        await asyncio.shield(asyncio.to_thread(shutil.rmtree, name, ignore_errors=True))
 
 
 def clear_left() -> None:

@@ -6,7 +6,6 @@ log can tell: a broken connection may hide an event that landed, or a put that s
 event is last: what it names is there.
 """
 
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -35,6 +34,7 @@ from infra.errors import Unavailable
 from infra.executor import Executor, Request
 from infra.images import Image, Images
 from infra.objects import Objects
+from infra.spool import scratch
 
 BEGIN = """
     INSERT INTO unfinished_uploads (id, stream, keys, begun_at)
@@ -159,8 +159,7 @@ class Uploads:
     async def _rendered(
         self, source: Path, upload: _Upload
     ) -> AsyncIterator[tuple[Image, Mapping[Size, Path]]]:
-        with tempfile.TemporaryDirectory(dir=source.parent) as name:
-            directory = Path(name)
+        async with scratch(source.parent) as directory:
             image = await self._images.render(source, directory, upload.sizes)
             yield image, {size: directory / f"{size}.{image.extension}" for size in upload.sizes}
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from infra.embedded.s3 import S3
 from tests.api import process
-from tests.api.served import PASSWORD, Json, bearer, good
+from tests.api.served import PASSWORD, Json, bearer, good, stored_in
 from tests.infra.daemons import projecting, until
 
 MAX_EXAMPLES = 10
@@ -35,11 +36,12 @@ BASE = (
 
 @pytest.mark.timeout(60 + 2 * RUN_SECONDS)
 async def test_the_api_does_what_its_document_says(
-    database_url: str, nats_url: str, tmp_path: Path
+    database_url: str, nats_url: str, s3_server: S3, tmp_path: Path
 ) -> None:
+    store = stored_in(s3_server)
     async with (
         projecting(database_url, nats_url),
-        process.running(database_url, nats_url, rate_limits="off") as api,
+        process.running(database_url, nats_url, rate_limits="off", **store) as api,
         httpx.AsyncClient(base_url=api.url) as client,
     ):
         session = await _populate(client, tmp_path)
