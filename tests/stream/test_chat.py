@@ -21,7 +21,7 @@ from tests.api.conversations import befriend, group
 from tests.api.served import PASSWORD, Api, Person, serving_all
 from tests.infra.daemons import connected as connected_to
 from tests.infra.daemons import projecting
-from tests.stream.chatting import WAIT_SECONDS, Chatting, chatting, cut_once
+from tests.stream.chatting import WAIT_SECONDS, Chatting, bad_line, chatting
 
 NEW_EPOCH = "UPDATE log_head SET epoch = epoch + 1"
 LIFE_SECONDS = 1
@@ -147,24 +147,27 @@ def _agree(a: Chatting, b: Chatting, *of_ann: str) -> None:
     ]
 
 
-async def test_a_message_whose_answer_is_lost_is_sent_once(
+async def test_a_message_whose_answer_is_lost_is_sent_once_and_one_that_is_lost_is_sent(
     whole_api: Api, people: People, tmp_path: Path
 ) -> None:
     ann, bob, _ = people
     chat_id = await group(ann, bob, slug="friends")
     async with (
-        cut_once(whole_api.url, before=b'"op":"result"') as url,
-        chatting(url, "ann", "--chat", "friends", directory=tmp_path) as a,
+        bad_line(whole_api.url, before=b'"op":"result"') as line,
+        chatting(line.url, "ann", "--chat", "friends", directory=tmp_path) as a,
     ):
         await a.sees("Friends (friends)")
         await a.type("Once")
         await a.sees("* connected again")
         await a.sees("ann: Once")
+        line.deaf = True
+        await a.type("Twice")
+        await a.sees("* connected again", times=2)
+        await a.sees("ann: Twice")
         assert await a.ends() == 0
-        assert a.messages() == ["ann: Once"]
-        assert any(line.startswith("* connection lost") for line in a.lines)
+        assert a.messages() == ["ann: Once", "ann: Twice"]
     history = await ann.see(f"/v1/chats/{chat_id}/messages")
-    assert [one["content"] for one in history["items"]] == ["Once"]
+    assert [one["content"] for one in history["items"]] == ["Twice", "Once"]
 
 
 async def test_a_script_may_say_all_it_has_at_once(
@@ -189,8 +192,8 @@ async def test_a_chat_outlives_its_first_token(
         for name in ("ann", "bob"):
             await api.register(name)
         async with (
-            cut_once(api.url, before=b"contact_requested") as url,
-            chatting(url, "ann", directory=tmp_path) as a,
+            bad_line(api.url, before=b"contact_requested") as line,
+            chatting(line.url, "ann", directory=tmp_path) as a,
         ):
             await a.sees("* no chats yet")
             await asyncio.sleep(LIFE_SECONDS + 0.5)
