@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
-from urllib.parse import urlsplit
 
 import jwt
 import pytest
@@ -20,6 +18,7 @@ from tests.api.conversations import group, say
 from tests.api.served import Api, Json, Person, bearer, serving, serving_all
 from tests.infra.machines import SECRET
 from tests.stream.client import WAIT_SECONDS, Client, connected
+from tests.stream.raw import narrow
 
 People = tuple[Person, Person, Person]
 
@@ -431,16 +430,6 @@ async def test_a_client_that_does_not_read_is_closed_and_resumes(
             await again.event("message_sent", message_id=last["message_id"])
             await writer.event("message_sent", message_id=last["message_id"])
             assert said(slow) + said(again) == said(writer)
-
-
-def narrow(url: str) -> socket.socket:
-    """A connection that takes little that is not read."""
-    address = urlsplit(url)
-    one = socket.socket()
-    one.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
-    one.connect((address.hostname, address.port))
-    one.setblocking(False)
-    return one
 
 
 def sockets_of(api: Api, person: Person) -> list[Any]:
