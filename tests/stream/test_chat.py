@@ -83,7 +83,8 @@ async def test_a_chat_is_found_by_whom_it_is_with_and_those_elsewhere_are_counte
         await a.type("/chats", "/open 1")
         await a.sees("* 1  Friends (others), 1 unread")
         assert re.fullmatch(r"#1 \d\d:\d\d eve: You", await a.sees(" eve: You", times=2))
-        assert a.lines[-1] == "    there?", "a further line is no line of its own"
+        # A further line is no line of its own.
+        await a.sees("    there?")
         await eve.do("update-profile", display_name="Evelyn")
         await a.sees("* eve is called Evelyn now")
         await eve.do("update-group", chat_id=chat_id, name="Foes")
