@@ -20,7 +20,7 @@ from tests.api import process
 from tests.api.conversations import befriend, group
 from tests.api.served import PASSWORD, Api, Person, serving_all
 from tests.infra.daemons import connected as connected_to
-from tests.infra.daemons import projecting
+from tests.infra.daemons import projected, projecting
 from tests.stream.chatting import WAIT_SECONDS, Chatting, bad_line, chatting
 
 NEW_EPOCH = "UPDATE log_head SET epoch = epoch + 1"
@@ -63,6 +63,7 @@ async def test_two_people_see_what_the_other_does(
         await b.sees("! there is no /nonsense")
         assert [await one.ends() for one in (a, b)] == [0, 0]
         assert a.messages() == b.messages()
+    await projected(whole_api.parts.settings.database_url)
     assert (await ann.see("/v1/unread"))["messages"] == 0
     devices = [one["device_name"] for one in (await ann.see("/v1/sessions"))["items"]]
     assert "messenger chat" not in devices, "who leaves, logs out"
@@ -167,6 +168,7 @@ async def test_a_message_whose_answer_is_lost_is_sent_once_and_one_that_is_lost_
         await a.sees("ann: Twice")
         assert await a.ends() == 0
         assert a.messages() == ["ann: Once", "ann: Twice"]
+    await projected(whole_api.parts.settings.database_url)
     history = await ann.see(f"/v1/chats/{chat_id}/messages")
     assert [one["content"] for one in history["items"]] == ["Twice", "Once"]
 
@@ -180,6 +182,7 @@ async def test_a_script_may_say_all_it_has_at_once(
         await a.type("One", "Two", "/edit 2 Zwei", "/delete 1", "Three", "/quit", "Four")
         assert await a.ended() == 0
         assert a.messages() == ["ann: One", "ann: Two", "ann: Three"]
+    await projected(whole_api.parts.settings.database_url)
     chat_id = (await bob.see("/v1/chats"))["items"][0]["id"]
     history = await bob.see(f"/v1/chats/{chat_id}/messages")
     said = [one["content"] for one in history["items"]]
