@@ -103,9 +103,10 @@ async def test_typing_is_told_to_the_other_members_on_every_process_and_kept_now
 
 
 async def test_in_a_direct_chat_only_contacts_who_do_not_block_each_other_are_told(
-    whole_api: Api, people: People
+    whole_api: Api, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann, bob, _ = people
+    monkeypatch.setattr(typing, "INTERVAL_SECONDS", 0.05)
     chat_id = await direct(ann, bob)
     async with started(whole_api, ann, bob) as [a, b]:
 
