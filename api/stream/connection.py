@@ -13,6 +13,7 @@ from typing import Any
 
 from api import problems
 from api.commands import answer, run_named
+from api.daemons import end
 from api.http import Inbound
 from api.operations import caller_with
 from api.stream import frames, wire
@@ -224,10 +225,8 @@ class Connection:
     # ------------------------------------------------------------------------- starting
 
     def _start(self, start: Start) -> None:
-        if self._starting is not None:
-            raise Malformed("it is starting already")
-        self._unsubscribe()
-        self._starting = asyncio.create_task(self._starts(start))
+        """Ends one that is under way: a client can't know when its catch-up is complete."""
+        self._starting = asyncio.create_task(self._starts(start, self._starting))
 
     def _unsubscribe(self) -> None:
         if self._is_started:
@@ -235,7 +234,10 @@ class Connection:
             self._services.gateway.unsubscribe(self)
         self._held = None
 
-    async def _starts(self, start: Start) -> None:
+    async def _starts(self, start: Start, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await end(before)
+        self._unsubscribe()
         try:
             async with asyncio.timeout(START_WAIT_SECONDS):
                 await self._services.starts.acquire()
@@ -243,6 +245,8 @@ class Connection:
             self.end(wire.TRY_AGAIN_LATER, "too many start at once")
             return
         try:
+            # It costs at least what a query does.
+            self._services.parts.rate_limits.signed_in(dict(self._scope), self.user_id)
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await self._resume(start)
         except _Away:
@@ -250,7 +254,6 @@ class Connection:
         except (MessengerError, TimeoutError, Refusal, *DOWN):
             self.end(wire.TRY_AGAIN_LATER, "what was missed can't be read now")
         finally:
-            self._starting = None
             self._services.starts.release()
 
     async def _resume(self, start: Start) -> None:
