@@ -1,4 +1,4 @@
-"""The benchmarks are programs that work: the append benchmark runs, briefly, and says its figures.
+"""The benchmarks are programs that work: two of them run, briefly, and say their figures.
 
 How fast it was is not judged here: tests run on machines that are busy with other things.
 """
@@ -11,8 +11,22 @@ TIMEOUT_SECONDS = 110
 
 
 def test_the_append_benchmark_runs_and_compares_itself_with_its_baseline() -> None:
+    said = ran("append")
+    assert "64 senders: " in said
+    assert "baseline" in said
+
+
+def test_the_stream_benchmark_runs_and_nothing_is_missing_or_doubled() -> None:
+    said = ran("stream")
+    assert "receipts missing: 0 " in said
+    assert said.count("out of order or twice: 0 ") == 2
+    assert "over sockets" in said
+
+
+def ran(name: str) -> str:
+    """What it printed."""
     finished = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks", "append", "--quick"],
+        [sys.executable, "-m", "tests.benchmarks", name, "--quick"],
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
@@ -20,5 +34,4 @@ def test_the_append_benchmark_runs_and_compares_itself_with_its_baseline() -> No
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    assert "64 senders: " in finished.stdout
-    assert "baseline" in finished.stdout
+    return finished.stdout

@@ -1,4 +1,8 @@
-"""Chats: the caller's active ones (last message first), one of them, its participants."""
+"""Chats: the caller's active ones (last message first), one of them, its participants.
+
+One chat, and its participants, are as of one position: a client that is new to a chat fetches
+them, and goes on from there with the chat's events.
+"""
 
 from typing import Any, Literal, LiteralString
 from uuid import UUID
@@ -11,6 +15,7 @@ from api.queries.messages import Message, messages_by_id
 from api.queries.paging import CURSOR, FIRST_PAGE, Cursor, read_cursor, write_cursor
 from api.queries.query import Query, Time, id_parameter, operation, whole_parameter
 from api.queries.users import User, shown_avatar, user_of
+from api.queries.whole import MAX_APART, Torn, answer_whole
 from api.read_models import Snapshot
 from domain.refusals import NotFound
 
@@ -126,6 +131,26 @@ PARTICIPANTS = (
 """
 )
 
+# Whether some of the read models that are used have events of the chat that others have not.
+TORN = """
+    WITH place AS MATERIALIZED (
+        SELECT
+            min(coalesce(c.position, 0)) AS low,
+            max(coalesce(c.position, 0)) AS high
+        FROM unnest(%(used)s::text[]) AS used (projection)
+        LEFT JOIN projection_checkpoints AS c ON c.projection = used.projection
+    )
+    SELECT
+        high - low > %(max_apart)s OR EXISTS (
+            SELECT
+            FROM event_log AS e
+            WHERE e.position > low
+                AND e.position <= high
+                AND e.data ->> 'chat_id' = %(chat_id)s::text
+        ) AS is_torn
+    FROM place
+"""
+
 Role = Literal["owner", "admin", "member"]
 
 
@@ -176,6 +201,7 @@ async def chat(call: Call, snapshot: Snapshot) -> Chat:
     rows = await snapshot.rows(ONE, arguments)
     if not rows:
         raise NotFound("there is no such chat")
+    await _refuse_torn(arguments["chat_id"], USED, snapshot)
     return (await _with_last_messages(rows, call.caller.user_id, snapshot))[0]
 
 
@@ -184,9 +210,17 @@ async def participants(call: Call, snapshot: Snapshot) -> Participants:
     rows = await snapshot.rows(PARTICIPANTS, arguments)
     if not rows:
         raise NotFound("there is no such chat")
+    await _refuse_torn(arguments["chat_id"], USED_OF_PARTICIPANTS, snapshot)
     return Participants(
         [Participant(user=user_of(row, row["joined_at"], snapshot), **row) for row in rows]
     )
+
+
+async def _refuse_torn(chat_id: str, used: tuple[str, ...], snapshot: Snapshot) -> None:
+    arguments = {"chat_id": chat_id, "used": list(used), "max_apart": MAX_APART}
+    row = await snapshot.row(TORN, arguments)
+    if row is None or row["is_torn"]:
+        raise Torn("the read models have the chat at different positions")
 
 
 async def _page(caller: str, after: Cursor, limit: int, snapshot: Snapshot) -> Chats:
@@ -229,20 +263,26 @@ def _next(last: Chat) -> str:
 CHAT_ID = id_parameter("chat_id", "A chat that the caller is in.")
 LIMIT = whole_parameter("limit", f"Default {DEFAULT_LIMIT}.", low=1, high=MAX_LIMIT)
 USED = (*messages.USED, "contacts", "unread")
+USED_OF_PARTICIPANTS = ("chats", "contacts", "users")
 
-OPERATIONS: tuple[Operation, ...] = tuple(
-    operation(query)
-    for query in (
-        Query("/v1/chats", "chats", "The caller's chats", chats, USED, Chats, (LIMIT, CURSOR), ()),
+OPERATIONS: tuple[Operation, ...] = (
+    operation(
+        Query("/v1/chats", "chats", "The caller's chats", chats, USED, Chats, (LIMIT, CURSOR), ())
+    ),
+    operation(
         Query("/v1/chats/{chat_id:str}", "chat", "A chat", chat, USED, Chat, (CHAT_ID,)),
+        answer_whole,
+    ),
+    operation(
         Query(
             "/v1/chats/{chat_id:str}/participants",
             "participants",
             "Who is in a chat",
             participants,
-            ("chats", "contacts", "users"),
+            USED_OF_PARTICIPANTS,
             Participants,
             (CHAT_ID,),
         ),
-    )
+        answer_whole,
+    ),
 )

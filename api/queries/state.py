@@ -1,31 +1,23 @@
 """All that a client starts from, as of one position: it streams on from there, with no seam.
 
-The read models move one by one, so a snapshot may hold some of them further than others. It
-is as of the lowest position all the same if nothing after that one concerns the caller; where
-something does, a new snapshot is taken a moment later. The test errs on the safe side: what
-has no chat (profiles, contacts) concerns everybody.
+It is torn (`api.queries.whole`) where something concerns the caller that only some read models
+have. The test errs on the safe side: what has no chat (profiles, contacts) concerns everybody.
 """
 
-import asyncio
-import time
 from typing import Any
 
 import msgspec
 
-from api.http import Reply
 from api.operations import Call, Operation
-from api.problems import ReadModelBehind
 from api.queries import chats, contacts, unread
 from api.queries.chats import Chat
 from api.queries.contacts import Contact
-from api.queries.query import Query, answer, operation
+from api.queries.query import Query, operation
 from api.queries.unread import Unread
+from api.queries.whole import MAX_APART, Torn, answer_whole
 from api.read_models import Snapshot
 
 MAX_CHATS = 200
-PAUSE_SECONDS = 0.01
-# Further apart than this, looking at what is between would cost more than waiting.
-MAX_APART = 1_000
 
 PLACE = """
     WITH place AS MATERIALIZED (
@@ -68,10 +60,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     contacts_cursor: str | None
 
 
-class _Torn(ReadModelBehind):
-    """The read model is behind"""
-
-
 async def state(call: Call, snapshot: Snapshot) -> State:
     caller = call.caller.user_id
     position = await _position(caller, snapshot)
@@ -91,21 +79,9 @@ async def _position(caller: str, snapshot: Snapshot) -> int:
     arguments = {"caller": caller, "used": list(USED), "max_apart": MAX_APART}
     place: dict[str, Any] = await snapshot.row(PLACE, arguments) or {}
     if place["is_torn"]:
-        raise _Torn("the read models stay at different positions")
+        raise Torn("the read models stay at different positions")
     position: int = place["position"]
     return position
-
-
-async def _answer(query: Query, call: Call) -> Reply:
-    """Until a snapshot is whole, as long as any read may wait."""
-    deadline = time.monotonic() + call.parts.settings.read_wait_seconds
-    while True:
-        try:
-            return await answer(query, call)
-        except _Torn:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(PAUSE_SECONDS)
 
 
 USED = chats.USED
@@ -122,6 +98,6 @@ OPERATIONS: tuple[Operation, ...] = (
             (),
             (),
         ),
-        _answer,
+        answer_whole,
     ),
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 from api import problems
 from api.commands import answer, run_named
+from api.daemons import end
 from api.http import Inbound
 from api.operations import caller_with
 from api.stream import frames, wire
@@ -45,8 +46,8 @@ REACH_SECONDS = 10.0
 DRAIN_SECONDS = 30.0
 MAX_HELD_BYTES = 8 * 1024 * 1024
 MAX_WAITING_FRAMES = 1_000
+MAX_WAITING_BYTES = 2 * wire.MAX_FRAME_BYTES
 MAX_WAITING_COMMANDS = 64
-PAUSE_SECONDS = 0.05
 # A bucket of frames: so many at once, then so many a second.
 FRAMES_BURST = 2_000
 FRAMES_PER_SECOND = 500.0
@@ -73,6 +74,7 @@ class Connection:
         self._starting: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._early: deque[bytes] = deque()
+        self._early_bytes = 0
         self._commands: deque[RunCommand] = deque()
         self._frames_left = float(FRAMES_BURST)
         self._frames_at = time.monotonic()
@@ -130,7 +132,7 @@ class Connection:
     def received(self, frame: bytes) -> None:
         if not self._socket.is_open:
             return
-        self._pay()
+        self.pay()
         if self._authenticating is not None:
             self._wait_for_token(frame)
             return
@@ -139,17 +141,22 @@ class Connection:
         except Malformed as error:
             self.end(wire.MALFORMED, str(error))
 
-    def _pay(self) -> None:
+    @property
+    def is_full(self) -> bool:
+        return len(self._commands) >= MAX_WAITING_COMMANDS
+
+    def pay(self) -> None:
         now = time.monotonic()
         regained = (now - self._frames_at) * FRAMES_PER_SECOND
         self._frames_left = min(float(FRAMES_BURST), self._frames_left + regained) - 1
         self._frames_at = now
         if self._frames_left < 0:
-            self._socket.pause(-self._frames_left / FRAMES_PER_SECOND + PAUSE_SECONDS)
+            self._socket.pause(-self._frames_left / FRAMES_PER_SECOND + wire.PAUSE_SECONDS)
 
     def _wait_for_token(self, frame: bytes) -> None:
         self._early.append(frame)
-        if len(self._early) > MAX_WAITING_FRAMES:
+        self._early_bytes += len(frame)
+        if len(self._early) > MAX_WAITING_FRAMES or self._early_bytes > MAX_WAITING_BYTES:
             self.end(wire.MALFORMED, "too much before the token was looked at")
 
     def _take(self, operation: frames.Operation) -> None:
@@ -202,7 +209,9 @@ class Connection:
             self.end(wire.TRY_AGAIN_LATER, "whether the token holds can't be known now")
         self._authenticating = None
         while self._early and self._authenticating is None:
-            self.received(self._early.popleft())
+            frame = self._early.popleft()
+            self._early_bytes -= len(frame)
+            self.received(frame)
 
     def _sign_in(self, caller: Caller) -> None:
         if not self._socket.is_open:
@@ -216,10 +225,8 @@ class Connection:
     # ------------------------------------------------------------------------- starting
 
     def _start(self, start: Start) -> None:
-        if self._starting is not None:
-            raise Malformed("it is starting already")
-        self._unsubscribe()
-        self._starting = asyncio.create_task(self._starts(start))
+        """Ends one that is under way: a client can't know when its catch-up is complete."""
+        self._starting = asyncio.create_task(self._starts(start, self._starting))
 
     def _unsubscribe(self) -> None:
         if self._is_started:
@@ -227,7 +234,10 @@ class Connection:
             self._services.gateway.unsubscribe(self)
         self._held = None
 
-    async def _starts(self, start: Start) -> None:
+    async def _starts(self, start: Start, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await end(before)
+        self._unsubscribe()
         try:
             async with asyncio.timeout(START_WAIT_SECONDS):
                 await self._services.starts.acquire()
@@ -235,6 +245,8 @@ class Connection:
             self.end(wire.TRY_AGAIN_LATER, "too many start at once")
             return
         try:
+            # It costs at least what a query does.
+            self._services.parts.rate_limits.signed_in(dict(self._scope), self.user_id)
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await self._resume(start)
         except _Away:
@@ -242,7 +254,6 @@ class Connection:
         except (MessengerError, TimeoutError, Refusal, *DOWN):
             self.end(wire.TRY_AGAIN_LATER, "what was missed can't be read now")
         finally:
-            self._starting = None
             self._services.starts.release()
 
     async def _resume(self, start: Start) -> None:
@@ -327,8 +338,8 @@ class Connection:
 
     def _take_command(self, run: RunCommand) -> None:
         self._commands.append(run)
-        if len(self._commands) >= MAX_WAITING_COMMANDS:
-            self._socket.pause(PAUSE_SECONDS)
+        if self.is_full:
+            self._socket.pause(wire.PAUSE_SECONDS)
         if self._running is None:
             self._running = asyncio.create_task(self._run_commands())
 

@@ -13,8 +13,12 @@ from domain.ids import UserId
 
 
 class Known(NamedTuple):
+    """What stands between a user and another, as of a position. `is_listed`: the user has a row
+    of it; where the other alone blocks, there is none, and nothing may tell of it."""
+
     position: int
     standing: Standing
+    is_listed: bool
 
 
 class People:
@@ -29,23 +33,23 @@ class People:
 
     def let_go(self, user_id: UserId) -> None:
         for other in self._of.pop(user_id, {}):
-            watchers = self._watched_by[other]
-            watchers.discard(user_id)
-            if not watchers:
-                del self._watched_by[other]
+            self._unwatch(user_id, other)
 
     def load(self, user_id: UserId, standings: Mapping[UserId, Known]) -> None:
         for other, known in standings.items():
             self._learn(user_id, other, known)
 
     def apply(self, event: ContactEvent, position: int) -> None:
-        known = Known(position, event.standing)
-        self._learn(event.user_id, event.contact_id, known)
-        self._learn(event.contact_id, event.user_id, known)
+        for user_id, other in (
+            (event.user_id, event.contact_id),
+            (event.contact_id, event.user_id),
+        ):
+            self._learn(user_id, other, known_by(user_id, event.standing, position))
 
     def known_to(self, user_id: UserId) -> set[UserId]:
         """The other way round, of somebody who was taken in."""
-        return set(self._of.get(user_id, ()))
+        of_user = self._of.get(user_id, {})
+        return {other for other, known in of_user.items() if known.is_listed}
 
     def who_watch(self, person: UserId) -> set[UserId]:
         """Those who have somebody among their contacts, in whatever state."""
@@ -72,4 +76,18 @@ class People:
         before = of_user.get(other)
         if before is None or before.position <= known.position:
             of_user[other] = known
-            self._watched_by[other].add(user_id)
+            if known.is_listed:
+                self._watched_by[other].add(user_id)
+            else:
+                self._unwatch(user_id, other)
+
+    def _unwatch(self, user_id: UserId, other: UserId) -> None:
+        watchers = self._watched_by.get(other, set())
+        watchers.discard(user_id)
+        if not watchers:
+            self._watched_by.pop(other, None)
+
+
+def known_by(user_id: UserId, standing: Standing, position: int) -> Known:
+    is_listed = standing.requested_by is not None or user_id in standing.blocked_at
+    return Known(position, standing, is_listed)

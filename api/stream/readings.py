@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 
 from api.read_models import ReadModels, Snapshot
 from api.stream.moves import moves_of
-from api.stream.people import Known
+from api.stream.people import Known, known_by
 from api.stream.shown import Quoted
 from api.stream.spans import OwnMove, Spans
 from domain.attachment import AttachmentUploaded
@@ -225,7 +225,7 @@ class Readings:
             match event:
                 case ContactEvent():
                     other = event.contact_id if event.user_id == user_id else event.user_id
-                    contacts[other] = Known(position, event.standing)
+                    contacts[other] = known_by(user_id, event.standing, position)
                 case MessageSent() if event.sender_id != user_id:
                     first = pending.get(event.chat_id, Range(position, position)).first
                     pending[event.chat_id] = Range(first, position)
@@ -385,11 +385,14 @@ def _own_move(user_id: UserId, recorded: Recorded) -> OwnMove | None:
 
 def _standings(user_id: UserId, rows: list[dict[str, Any]], at: int) -> dict[UserId, Known]:
     found: dict[UserId, Standing] = {}
+    listed: set[UserId] = set()
     for row in rows:
         is_own = str(row["user_id"]) == user_id
         other = UserId(str(row["contact_id" if is_own else "user_id"]))
         found[other] = _with(found.get(other, Standing()), row)
-    return {other: Known(at, standing) for other, standing in found.items()}
+        if is_own:
+            listed.add(other)
+    return {other: Known(at, standing, other in listed) for other, standing in found.items()}
 
 
 def _with(standing: Standing, row: dict[str, Any]) -> Standing:

@@ -4,13 +4,14 @@ import asyncio
 import random
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 
+from api.daemons import end
 from api.http import header, problem_reply
 from api.operations import BEARER
 from api.parts import Parts
@@ -181,12 +182,11 @@ async def opened(parts: Parts) -> AsyncIterator[Stream]:
     try:
         yield stream
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
         presence.stop()
-        async with asyncio.timeout(LAST_FLUSH_SECONDS):
-            await recorder.flush()
+        with suppress(TimeoutError):  # who has what is said again
+            async with asyncio.timeout(LAST_FLUSH_SECONDS):
+                await recorder.flush()
 
 
 async def _kept_up(run: Callable[[], Awaitable[None]], logger: Logger) -> None:

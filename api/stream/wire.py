@@ -25,10 +25,12 @@ TRY_AGAIN_LATER = 1013
 SOCKET = "messenger.socket"  # in the ASGI scope's extensions
 
 MAX_FRAME_BYTES = 1_100_000  # the largest command, and what is around it
+MAX_PIECES = 1_000  # of one text
 MAX_BUFFERED_BYTES = 1024 * 1024
 # From here on a catch-up waits; live frames do not.
 HIGH_WATER_BYTES = 256 * 1024
 CLOSE_SECONDS = 5.0
+PAUSE_SECONDS = 0.05
 MAX_REASON_BYTES = 120
 RETURN_SECONDS = 5.0
 
@@ -36,7 +38,16 @@ RETURN_SECONDS = 5.0
 class Listener(Protocol):
     """What a socket tells; none of it may wait."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes nothing more for now; then nothing more is read."""
+        ...
+
     def received(self, frame: bytes) -> None: ...
+
+    def pay(self) -> None:
+        """For a frame that is no whole text."""
+        ...
 
     def heard(self) -> None: ...
 
@@ -62,6 +73,26 @@ class Socket(WebSocketsSansIOProtocol):
             super().handle_text(event)
         elif not self.close_sent:
             self.listener.received(bytes(event.data))
+
+    def handle_cont(self, event: Any) -> None:
+        if self.close_sent or self.listener is None:
+            return
+        self.listener.pay()
+        if len(self.frames) == MAX_PIECES:
+            self.end(MALFORMED, f"a text may come in at most {MAX_PIECES} pieces")
+        super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        """Answered at once, like all that is written: who reads no answers gets none."""
+        pong = b"".join(self.conn.data_to_send())
+        if self.listener is not None:
+            self.listener.pay()
+        if not self.push(pong):
+            self.end(TOO_SLOW, "too much waits to be read: resume")
+
+    def handle_pong(self, event: Any) -> None:
+        if self.listener is not None:
+            self.listener.pay()
 
     def send_receive_event_to_app(self) -> None:
         """A frame that came in fragments, or before anybody listens."""
@@ -105,7 +136,12 @@ class Socket(WebSocketsSansIOProtocol):
             self.loop.call_later(seconds, self.resume)
 
     def resume(self) -> None:
-        if self.read_paused and not self.disconnected:
+        if not self.read_paused or self.disconnected:
+            return
+        if self.is_open and self.listener is not None and self.listener.is_full:
+            self.listener.heard()  # that it is not read is no silence of the client's
+            self.loop.call_later(PAUSE_SECONDS, self.resume)
+        else:
             self.read_paused = False
             self.transport.resume_reading()
 

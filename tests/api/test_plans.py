@@ -136,6 +136,7 @@ QUERIES: dict[str, LiteralString] = {
     "a user's chats": chats.MINE,
     "a chat": chats.ONE,
     "participants": chats.PARTICIPANTS,
+    "where a chat is": chats.TORN,
     "membership": messages.MEMBERSHIP,
     "messages before": messages.BEFORE,
     "messages after": messages.AFTER,

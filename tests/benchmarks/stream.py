@@ -24,6 +24,7 @@ from tests.benchmarks.harness import Report, at_least_times_baseline, below
 from tests.benchmarks.stream_bare import Bare
 from tests.benchmarks.stream_load import Cut, Drive, Open, Outcome, Phase, Saturate, Send
 from tests.benchmarks.system import Running
+from tests.benchmarks.workload import TEXTS
 
 PEOPLE, QUICK_PEOPLE = 1_000, 40
 CHAT_SIZES, QUICK_CHAT_SIZES = (2, 10, 100, 300), (2, 10, 20)
@@ -46,6 +47,7 @@ SEND_SECONDS, QUICK_SEND_SECONDS = 6.0, 1.0
 HTTP_MESSAGES, QUICK_HTTP_MESSAGES = 6_000, 300
 HTTP_AT_ONCE = 100_000.0  # a rate that nothing reaches: as fast as it goes
 SOCKET_RATIO = 1.5
+LIKE_THEM = f"1000000 {TEXTS[1]}"  # as long as what the sockets send
 SETUP_TOGETHER = 16
 SETUP_TIMEOUT_SECONDS = 60.0
 SAMPLE_SECONDS = 0.25
@@ -257,6 +259,29 @@ async def _ramp(
 # -------------------------------------------------------------------------------- sending
 
 
+class Way:
+    """A way to send: its rates, and what a message took of the API's processor time."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.api_ms: list[float] = []
+
+    @asynccontextmanager
+    async def counted(self, running: Running) -> AsyncIterator[Callable[[int, float], None]]:
+        """What is sent within, and until the read models have it."""
+        before = system.used(running)["api"].processor_seconds
+        counts: list[int] = []
+
+        def count(messages: int, per_second: float) -> None:
+            counts.append(messages)
+            self.rates.append(per_second)
+
+        yield count
+        await _settled(running)
+        spent = system.used(running)["api"].processor_seconds - before
+        self.api_ms.append(1e3 * spent / sum(counts))
+
+
 async def _sending(
     report: Report,
     running: Running,
@@ -270,30 +295,40 @@ async def _sending(
     sends = [send for send in crowd.sends if send.recipients == 2 and send.sender < len(tokens)]
     seconds = QUICK_SEND_SECONDS if is_quick else SEND_SECONDS
     messages = QUICK_HTTP_MESSAGES if is_quick else HTTP_MESSAGES
-    requests = [
-        http_send.request(tokens[send.sender], send.chat_id, http_send.TEXTS[0]) for send in sends
-    ]
-    over_http, alone, pipelined = [], [], []
+    requests = [http_send.request(tokens[send.sender], send.chat_id, LIKE_THEM) for send in sends]
+    over_http, alone, pipelined = Way(), Way(), Way()
     for _ in range(QUICK_SEND_ROUNDS if is_quick else SEND_ROUNDS):
-        answered = await http_send.load(running, requests, HTTP_AT_ONCE, messages / HTTP_AT_ONCE)
-        over_http.append(answered.per_second)
-        for rates, together in ((alone, 1), (pipelined, PIPELINED)):
+        async with over_http.counted(running) as count:
+            http = await http_send.load(running, requests, HTTP_AT_ONCE, messages / HTTP_AT_ONCE)
+            count(http.answered, http.per_second)
+        for way, together in ((alone, 1), (pipelined, PIPELINED)):
             await generate(Open(running.api_url, tokens, starts=False))
-            outcome = await generate(Saturate(sends, together, seconds))
-            _note_errors(report, outcome)
-            rates.append(outcome.sent / seconds)
+            async with way.counted(running) as count:
+                sent = await generate(Saturate(sends, together, seconds))
+                _note_errors(report, sent)
+                count(sent.sent, sent.sent / seconds)
             await generate(Cut())
-            await _settled(running)
-    base = harness.mean(over_http)
-    report.add(f"{len(tokens)} senders over HTTP, one request at a time each", base, "messages/s")
-    report.add("over sockets, one at a time", harness.mean(alone), "messages/s", baseline=base)
-    report.add(
-        f"over sockets, {PIPELINED} on their way",
-        harness.mean(pipelined),
-        "messages/s",
-        baseline=base,
-        target=at_least_times_baseline(SOCKET_RATIO),
-    )
+    _compare(report, len(tokens), over_http, alone, pipelined)
+
+
+def _compare(report: Report, senders: int, over_http: Way, alone: Way, pipelined: Way) -> None:
+    base, base_ms = harness.mean(over_http.rates), harness.mean(over_http.api_ms)
+    report.add(f"{senders} senders over HTTP, one request at a time each", base, "messages/s")
+    for name, way in (("one", alone), (f"{PIPELINED}", pipelined)):
+        target = at_least_times_baseline(SOCKET_RATIO) if way is pipelined else None
+        report.add(
+            f"over sockets, {name} at a time each, beside HTTP",
+            harness.mean(way.rates),
+            "messages/s",
+            baseline=base,
+            target=target,
+        )
+        report.add(
+            f"over sockets, {name} at a time: the API's processor for a message, beside HTTP",
+            harness.mean(way.api_ms),
+            "ms",
+            baseline=base_ms,
+        )
 
 
 # ------------------------------------------------------------------------ what is measured
@@ -368,7 +403,7 @@ def _times(driven: Outcome) -> str:
     )
     return (
         f"p50 {driven.p50_ms:.1f} ms, p99 {driven.p99_ms:.0f} ms, longest {driven.max_ms:.0f} ms "
-        f"({by_size})"
+        f"({by_size}); the sender's answer {driven.answered_p50_ms:.1f}/{driven.answered_p99_ms:.0f}"
     )
 
 

@@ -88,6 +88,8 @@ class Outcome(msgspec.Struct):
     missing: int = 0
     disordered: int = 0
     position: int = 0
+    answered_p50_ms: float = 0.0
+    answered_p99_ms: float = 0.0
     p50_ms: float = 0.0
     p99_ms: float = 0.0
     max_ms: float = 0.0
@@ -101,6 +103,7 @@ class Outcome(msgspec.Struct):
 
 class _Frame(msgspec.Struct):
     op: str
+    ref: int = NO_NUMBER
     position: int = 0
     type: str = ""
     data: msgspec.Raw = msgspec.Raw(b"{}")
@@ -219,6 +222,7 @@ class Measured:
         self.times: dict[int, array[float]] = {}
         self.received = 0
         self.answered = 0
+        self.answer_times = array("d")
         self.disordered = 0
         self.acknowledged = 0
         self.frames = 0
@@ -235,6 +239,10 @@ class Measured:
             self.times.setdefault(self.recipients[number], array("d")).append(
                 (now - self.due[number]) * 1e3
             )
+
+    def answer(self, number: int, now: float) -> None:
+        self.answered += 1
+        self.answer_times.append((now - self.due[number - self.first]) * 1e3)
 
     @property
     def expected(self) -> int:
@@ -273,7 +281,7 @@ class Generator:
         self._measured.frames += 1
         known = self._known.get(payload)
         if known is None:
-            known = self._look(client, payload)
+            known = self._look(client, payload, now)
             if known is None:
                 return
         number, position, is_message = known
@@ -293,11 +301,11 @@ class Generator:
             if not client.ready.done():
                 client.ready.set_exception(ConnectionError(why))
 
-    def _look(self, client: Client, payload: bytes) -> tuple[int, int, bool] | None:
+    def _look(self, client: Client, payload: bytes, now: float) -> tuple[int, int, bool] | None:
         """Number, position, and whether it is a message; None for what is no event."""
         frame = _frame.decode(payload)
         if frame.op != "event":
-            self._answered(client, frame, payload)
+            self._answered(client, frame, payload, now)
             return None
         is_message = frame.type == "message_sent"
         number = NO_NUMBER
@@ -309,14 +317,14 @@ class Generator:
         known = self._known[payload] = (number, frame.position, is_message)
         return known
 
-    def _answered(self, client: Client, frame: _Frame, payload: bytes) -> None:
+    def _answered(self, client: Client, frame: _Frame, payload: bytes, now: float) -> None:
         match frame.op:
             case "ready":
                 if client.position == 0:  # else what was missed comes after what it had
                     client.position = frame.position
                 client.ready.set_result(True)
             case "result":
-                self._measured.answered += 1
+                self._measured.answer(frame.ref, now)
                 self._follow(client)
             case "ping":
                 client.say(b'{"op":"pong"}')
@@ -445,6 +453,8 @@ class Generator:
             missing=measured.expected - measured.received,
             disordered=measured.disordered,
             position=max((client.position for client in self._clients), default=0),
+            answered_p50_ms=percentile(measured.answer_times or [0.0], 0.5),
+            answered_p99_ms=percentile(measured.answer_times or [0.0], 0.99),
             p50_ms=percentile(every, 0.5),
             p99_ms=percentile(every, 0.99),
             max_ms=max(every),

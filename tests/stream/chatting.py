@@ -1,6 +1,6 @@
 """`messenger chat` as people without a terminal have it: a real process on two pipes.
 
-`cut_once` is a bad line to the server: it breaks, once, before a certain word comes through.
+`bad_line` is one between it and the server that breaks at the worst moment.
 """
 
 import asyncio
@@ -98,30 +98,48 @@ async def chatting(
         await one.ended()
 
 
-@asynccontextmanager
-async def cut_once(url: str, *, before: bytes) -> AsyncIterator[str]:
-    """The address of a line to `url`, which is cut when these bytes are about to come back."""
-    host, port = urlsplit(url).hostname, urlsplit(url).port
-    is_whole = True
+class BadLine:
+    """Breaks, once, when the bytes `before` are about to come back; and when something is said
+    while it is `deaf`, which nobody hears."""
 
-    async def pass_on(client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
-        server, requests = await asyncio.open_connection(host, port)
-        forth = asyncio.create_task(_copy(client, requests))
-        nonlocal is_whole
-        while data := await server.read(CHUNK_BYTES):
-            if is_whole and before in data:
-                is_whole = False
-                break
-            answers.write(data)
-        forth.cancel()
+    def __init__(self, host: str, port: int, before: bytes | None) -> None:
+        self.url = ""
+        self.deaf = False
+        self._host = host
+        self._port = port
+        self._before = before
+
+    async def pass_on(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        server, requests = await asyncio.open_connection(self._host, self._port)
+        ways = [
+            asyncio.create_task(self._forth(client, requests)),
+            asyncio.create_task(self._back(server, answers)),
+        ]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
         for end in (answers, requests):
             end.transport.abort()
 
-    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as line:
-        yield f"http://127.0.0.1:{line.sockets[0].getsockname()[1]}"
+    async def _forth(self, client: asyncio.StreamReader, requests: asyncio.StreamWriter) -> None:
+        while data := await client.read(CHUNK_BYTES):
+            if self.deaf:
+                self.deaf = False
+                return
+            requests.write(data)
+
+    async def _back(self, server: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+        while data := await server.read(CHUNK_BYTES):
+            if self._before is not None and self._before in data:
+                self._before = None
+                return
+            answers.write(data)
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(CHUNK_BYTES):
-        writer.write(data)
-    writer.close()
+@asynccontextmanager
+async def bad_line(url: str, *, before: bytes | None = None) -> AsyncIterator[BadLine]:
+    """A line to `url` with an address of its own."""
+    line = BadLine(urlsplit(url).hostname or "", urlsplit(url).port or 0, before)
+    async with await asyncio.start_server(line.pass_on, "127.0.0.1", 0) as server:
+        line.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield line

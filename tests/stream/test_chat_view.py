@@ -33,7 +33,7 @@ STEPS = st.lists(
     min_size=5,
     max_size=30,
 ).map(lambda steps: [*SENT, *steps])
-MANY = settings(max_examples=200)
+MANY = settings(max_examples=100)
 
 
 def opened(told: Told, position: int, page: int) -> View:

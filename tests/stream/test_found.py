@@ -1,7 +1,9 @@
 """What the law found, each as the shortest history that shows it."""
 
-from tests.api.conversations import group
-from tests.api.served import serving, serving_all
+from projections import PROJECTIONS
+from tests.api.conversations import group, say
+from tests.api.served import good, problem, serving, serving_all
+from tests.infra.daemons import projected, projecting
 from tests.stream.client import connected
 
 
@@ -25,3 +27,31 @@ async def test_a_name_that_changed_while_nobody_listened_is_the_new_one(
                     sent = await client.event("message_sent", content=name)
                 names.append(sent["data"]["sender"]["display_name"])
     assert names == ["Ann", "Anna"]
+
+
+async def test_a_chat_that_a_new_member_fetches_is_as_of_one_position(
+    database_url: str, nats_url: str
+) -> None:
+    """Else what the position says is still to come, and is there already, would count twice."""
+    most = [one for one in PROJECTIONS if one.name not in ("unread", "users")]
+    rest = [one for one in PROJECTIONS if one not in most]
+    async with serving(database_url, nats_url, read_wait_seconds=0.5) as api:
+        async with projecting(database_url, nats_url):
+            ann, bob, eve = [await api.person(name) for name in ("ann", "bob", "eve")]
+            chat_id = await group(ann, bob)
+            [first] = await say(ann, chat_id, "hi")
+            await bob.see(f"/v1/chats/{chat_id}", first["position"])
+        async with projecting(database_url, nats_url, most):
+            added = await ann.do("add-members", chat_id=chat_id, user_ids=[eve.user_id])
+            [sent] = await say(ann, chat_id, "hello")
+            await projected(database_url, [one.name for one in most])
+            for path in (f"/v1/chats/{chat_id}", f"/v1/chats/{chat_id}/participants"):
+                problem(await bob.look(path), 503, "read-model-behind")
+        async with projecting(database_url, nats_url, rest):
+            await projected(database_url)
+            found = await bob.look(f"/v1/chats/{chat_id}", sent["position"])
+            people = await bob.see(f"/v1/chats/{chat_id}/participants", sent["position"])
+    assert added["added"] == [eve.user_id]
+    assert int(found.headers["log-position"]) == sent["position"]
+    assert (good(found)["unread_count"], good(found)["last_message"]["seq"]) == (2, 3)
+    assert len(people["items"]) == 3

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.stream.people import Known, People
+from api.stream.people import People, known_by
 from domain.contact import ContactBlocked, Standing
 from domain.ids import UserId
 from tests.commands.history import ANNA, BEN, CARL, FIRST_TIME
@@ -43,7 +43,7 @@ def test_what_the_log_said_last_holds_whatever_is_read_afterwards(
             known.apply(between(ANNA, BEN, standing), position)
     for position, (standing, is_live) in enumerate(said, 1):
         if not is_live:
-            known.load(ANNA, {BEN: Known(position, standing)})
+            known.load(ANNA, {BEN: known_by(ANNA, standing, position)})
     assert known.may_talk(ANNA, BEN) == (said[-1][0] is FRIENDS)
 
 
@@ -54,6 +54,17 @@ def test_only_of_those_who_are_here_is_anything_kept() -> None:
     known.apply(between(BEN, ANNA, FRIENDS), 2)
     assert known.who_watch(BEN) == {ANNA}
     assert known.who_watch(ANNA) == set()
+
+
+def test_who_is_blocked_and_nothing_else_is_told_of_nothing() -> None:
+    known = people(ANNA)
+    known.apply(between(BEN, ANNA, blocked(BEN, STRANGERS)), 1)
+    assert known.who_watch(BEN) == known.known_to(ANNA) == set()
+    assert not known.may_see(ANNA, BEN)
+    known.apply(between(BEN, ANNA, blocked(BEN, ASKED)), 2)
+    assert known.who_watch(BEN) == {ANNA}
+    known.apply(between(BEN, ANNA, STRANGERS), 3)
+    assert known.who_watch(BEN) == set()
 
 
 def test_who_goes_leaves_nothing_behind() -> None:

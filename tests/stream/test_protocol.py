@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
-from urllib.parse import urlsplit
 
 import jwt
 import pytest
@@ -20,6 +18,7 @@ from tests.api.conversations import group, say
 from tests.api.served import Api, Json, Person, bearer, serving, serving_all
 from tests.infra.machines import SECRET
 from tests.stream.client import WAIT_SECONDS, Client, connected
+from tests.stream.raw import narrow
 
 People = tuple[Person, Person, Person]
 
@@ -234,7 +233,7 @@ def said(client: Client) -> list[int]:
     return [one["position"] for one in client.events if one["type"] == "message_sent"]
 
 
-async def test_a_client_may_start_again_and_not_while_it_starts(
+async def test_a_client_may_start_again_also_while_it_starts(
     whole_api: Api, people: People
 ) -> None:
     ann, bob, _ = people
@@ -252,9 +251,14 @@ async def test_a_client_may_start_again_and_not_while_it_starts(
         await client.event("message_sent", since=seen, content="b")
         again = [one["position"] for one in client.frames[seen:] if one["op"] == "event"]
         assert len(again) == len(set(again)), "once, though it had started before"
-        await client.connection.send('{"op":"start"}')
-        await client.connection.send('{"op":"start"}')
-        assert await client.close_code() == 4009
+        seen = len(client.frames)
+        for _ in range(3):
+            await client.say("start", after=sent["position"] - 1)
+        await say(ann, chat_id, "c")
+        await client.event("message_sent", since=seen, content="c")
+        began = max(n for n, one in enumerate(client.frames) if one["op"] == "ready")
+        told = [one["data"]["content"] for one in client.frames[began:] if one["op"] == "event"]
+        assert told == ["a", "b", "c"], "each once since the last start, which ended the others"
 
 
 @pytest.mark.parametrize("said", ["received", "typing"])
@@ -431,16 +435,6 @@ async def test_a_client_that_does_not_read_is_closed_and_resumes(
             await again.event("message_sent", message_id=last["message_id"])
             await writer.event("message_sent", message_id=last["message_id"])
             assert said(slow) + said(again) == said(writer)
-
-
-def narrow(url: str) -> socket.socket:
-    """A connection that takes little that is not read."""
-    address = urlsplit(url)
-    one = socket.socket()
-    one.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
-    one.connect((address.hostname, address.port))
-    one.setblocking(False)
-    return one
 
 
 def sockets_of(api: Api, person: Person) -> list[Any]:
