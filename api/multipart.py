@@ -137,7 +137,7 @@ class _Parts:
         )
 
     def _begin(self, segment: MultipartSegment) -> None:
-        name = self._part = segment.name
+        name = self._part = segment.name or ""
         if name not in self._wanted:
             raise Invalid("there is no such part in this form", field=name[:MAX_NAME_CHARACTERS])
         if name in self._sizes:
