@@ -6,8 +6,9 @@ import sys
 from asyncio.subprocess import PIPE
 
 from tests.api.conversations import group, say
-from tests.api.served import Person
+from tests.api.served import Api, Person
 from tests.infra.daemons import connected, projected
+from tests.stream.client import connected as streaming
 
 People = tuple[Person, Person, Person]
 TIMEOUT_SECONDS = 30.0
@@ -53,6 +54,26 @@ async def test_a_count_is_explained_message_by_message(database_url: str, people
     await projected(database_url)
     code, said = await explained(database_url, "bob", chat_id)
     assert (code, "bob has 0 unread" in said, "left the chat at" in said) == (0, True, True)
+
+
+async def test_what_the_stream_has_delivered_is_not_taken_for_read(
+    database_url: str, whole_api: Api, people: People
+) -> None:
+    ann, bob, _ = people
+    chat_id = await group(ann, bob)
+    [read, unread] = await say(ann, chat_id, "a", "b")
+    await bob.do("mark-read", chat_id=chat_id, up_to_message_id=read["message_id"])
+    tokens = [person.session["access_token"] for person in (ann, bob)]
+    async with streaming(whole_api.url, tokens[0]) as a, streaming(whole_api.url, tokens[1]) as b:
+        await a.start()
+        await b.start()
+        await b.say("received", position=unread["position"])
+        delivered = await a.event("messages_delivered")
+    await bob.see("/v1/unread", delivered["position"])
+    code, said = await explained(database_url, "bob", chat_id)
+    assert code == 0, said
+    assert "bob has 1 unread" in said
+    assert f"has read up to position {read['position']}" in said
 
 
 async def test_a_count_that_is_not_that_of_the_rows_is_told(

@@ -8,13 +8,12 @@ It is about one owner, of a group and of a direct chat. The columns are what the
 """
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from tests.api.conversations import befriend, direct, group, say
 from tests.api.served import PASSWORD, Api, Json, Person
 from tests.stream.client import Client, connected
+from tests.stream.started import started, token
 
 People = tuple[Person, Person, Person]
 MOST_EVENTS = 20  # of one command: an account's end takes chats and contacts with it
@@ -50,22 +49,6 @@ group_deleted                 yes    yes    no      no     no      no
 account_deleted               no     yes    yes     no     yes     no
 """
 ROWS = [line.rsplit(maxsplit=len(VIEWERS)) for line in TABLE.strip().splitlines()[1:]]
-
-
-def token(person: Person) -> str:
-    access_token: str = person.session["access_token"]
-    return access_token
-
-
-@asynccontextmanager
-async def started(api: Api, *people: Person) -> AsyncIterator[list[Client]]:
-    async with AsyncExitStack() as stack:
-        clients = [
-            await stack.enter_async_context(connected(api.url, token(person))) for person in people
-        ]
-        for client in clients:
-            await client.start()
-        yield clients
 
 
 async def settled(people: list[Person], clients: list[Client]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from api.stream import catch_up, gateway
 from infra import event_log
 from infra.database import Connection
 from tests.api.served import PASSWORD, Api, Json, bearer, good, serving
@@ -488,8 +489,12 @@ async def holds(world: World, steps: list[Step]) -> int:
 
 @pytest.mark.timeout(120 + 30 * EXAMPLES)
 def test_a_state_and_the_events_after_it_are_the_fresh_state(
-    database_url: str, nats_url: str
+    database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So that these histories go beyond them.
+    monkeypatch.setattr(catch_up, "PAGE_EVENTS", 7)
+    monkeypatch.setattr(gateway, "ROOMS_LOADED_AT_ONCE", 2)
+    monkeypatch.setattr(gateway, "SENDERS_REMEMBERED", 2)
     checks: list[int] = []
     with asyncio.Runner() as runner:
         world = running(database_url, nats_url)

@@ -1,8 +1,7 @@
 """What is told and not logged, or logged for many: typing, who is online, who has what."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any, LiteralString
 from uuid import uuid4
 
@@ -15,6 +14,7 @@ from tests.api.conversations import befriend, direct, group, say
 from tests.api.served import PASSWORD, Api, Json, Person, good, serving, serving_all
 from tests.infra.daemons import connected as database
 from tests.stream.client import WAIT_SECONDS, Client, connected
+from tests.stream.started import started, token
 
 People = tuple[Person, Person, Person]
 
@@ -43,22 +43,6 @@ DEAD: tuple[LiteralString, ...] = (
     VALUES (%(user)s, %(gateway)s)
     """,
 )
-
-
-def token(person: Person) -> str:
-    access_token: str = person.session["access_token"]
-    return access_token
-
-
-@asynccontextmanager
-async def started(api: Api, *people: Person) -> AsyncIterator[list[Client]]:
-    async with AsyncExitStack() as stack:
-        clients = [
-            await stack.enter_async_context(connected(api.url, token(person))) for person in people
-        ]
-        for client in clients:
-            await client.start()
-        yield clients
 
 
 def of(client: Client, op: str, person: Person) -> list[Json]:
