@@ -1,9 +1,10 @@
 """Chats: the caller's active ones (last message first), one of them, its participants.
 
-One chat, and its participants, are as of one position: a client that is new to a chat fetches
+One chat, and its participants, are as of one position where that can be had soon: a client that is new to a chat fetches
 them, and goes on from there with the chat's events.
 """
 
+from functools import partial
 from typing import Any, Literal, LiteralString
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from api.queries.messages import Message, messages_by_id
 from api.queries.paging import CURSOR, FIRST_PAGE, Cursor, read_cursor, write_cursor
 from api.queries.query import Query, Time, id_parameter, operation, whole_parameter
 from api.queries.users import User, shown_avatar, user_of
-from api.queries.whole import MAX_APART, Torn, answer_whole
+from api.queries.whole import MAX_APART, Torn, answer_whole_or
 from api.read_models import Snapshot
 from domain.refusals import NotFound
 
@@ -196,13 +197,24 @@ async def first_chats(caller: str, limit: int, snapshot: Snapshot) -> Chats:
     return await _page(caller, FIRST_PAGE, limit, snapshot)
 
 
+async def whole_chat(call: Call, snapshot: Snapshot) -> Chat:
+    found = await chat(call, snapshot)
+    await _refuse_torn(str(found.id), USED, snapshot)
+    return found
+
+
 async def chat(call: Call, snapshot: Snapshot) -> Chat:
     arguments = {"caller": call.caller.user_id, "chat_id": call.inbound.id("chat_id")}
     rows = await snapshot.rows(ONE, arguments)
     if not rows:
         raise NotFound("there is no such chat")
-    await _refuse_torn(arguments["chat_id"], USED, snapshot)
     return (await _with_last_messages(rows, call.caller.user_id, snapshot))[0]
+
+
+async def whole_participants(call: Call, snapshot: Snapshot) -> Participants:
+    found = await participants(call, snapshot)
+    await _refuse_torn(call.inbound.id("chat_id"), USED_OF_PARTICIPANTS, snapshot)
+    return found
 
 
 async def participants(call: Call, snapshot: Snapshot) -> Participants:
@@ -210,7 +222,6 @@ async def participants(call: Call, snapshot: Snapshot) -> Participants:
     rows = await snapshot.rows(PARTICIPANTS, arguments)
     if not rows:
         raise NotFound("there is no such chat")
-    await _refuse_torn(arguments["chat_id"], USED_OF_PARTICIPANTS, snapshot)
     return Participants(
         [Participant(user=user_of(row, row["joined_at"], snapshot), **row) for row in rows]
     )
@@ -265,24 +276,24 @@ LIMIT = whole_parameter("limit", f"Default {DEFAULT_LIMIT}.", low=1, high=MAX_LI
 USED = (*messages.USED, "contacts", "unread")
 USED_OF_PARTICIPANTS = ("chats", "contacts", "users")
 
+CHAT = Query("/v1/chats/{chat_id:str}", "chat", "A chat", chat, USED, Chat, (CHAT_ID,))
+PARTICIPANTS_OF_CHAT = Query(
+    "/v1/chats/{chat_id:str}/participants",
+    "participants",
+    "Who is in a chat",
+    participants,
+    USED_OF_PARTICIPANTS,
+    Participants,
+    (CHAT_ID,),
+)
+
 OPERATIONS: tuple[Operation, ...] = (
     operation(
         Query("/v1/chats", "chats", "The caller's chats", chats, USED, Chats, (LIMIT, CURSOR), ())
     ),
+    operation(CHAT._replace(find=whole_chat), partial(answer_whole_or, CHAT)),
     operation(
-        Query("/v1/chats/{chat_id:str}", "chat", "A chat", chat, USED, Chat, (CHAT_ID,)),
-        answer_whole,
-    ),
-    operation(
-        Query(
-            "/v1/chats/{chat_id:str}/participants",
-            "participants",
-            "Who is in a chat",
-            participants,
-            USED_OF_PARTICIPANTS,
-            Participants,
-            (CHAT_ID,),
-        ),
-        answer_whole,
+        PARTICIPANTS_OF_CHAT._replace(find=whole_participants),
+        partial(answer_whole_or, PARTICIPANTS_OF_CHAT),
     ),
 )

@@ -14,6 +14,7 @@ from api.problems import ReadModelBehind
 from api.queries.query import Query, answer
 
 PAUSE_SECONDS = 0.01
+SOON_SECONDS = 1.0
 # Further apart than this, looking at what is between would cost more than waiting.
 MAX_APART = 1_000
 
@@ -24,11 +25,24 @@ class Torn(ReadModelBehind):
 
 async def answer_whole(query: Query, call: Call) -> Reply:
     """Until a snapshot is whole, as long as any read may wait."""
-    deadline = time.monotonic() + call.parts.settings.read_wait_seconds
+    whole = await _whole(query, call, call.parts.settings.read_wait_seconds)
+    if whole is None:
+        raise ReadModelBehind("the read models stay at different positions")
+    return whole
+
+
+async def answer_whole_or(torn: Query, query: Query, call: Call) -> Reply:
+    """Whole if that can be had soon; else as it is: a projection that stands still must not take
+    the others' answers with it."""
+    return await _whole(query, call, SOON_SECONDS) or await answer(torn, call)
+
+
+async def _whole(query: Query, call: Call, seconds: float) -> Reply | None:
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return await answer(query, call)
         except Torn:
             if time.monotonic() > deadline:
-                raise
+                return None
         await asyncio.sleep(PAUSE_SECONDS)
