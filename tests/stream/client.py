@@ -28,7 +28,7 @@ class Client:
         self.closed: tuple[int, str] | None = None
         self._refs = count(1)
         self._came = asyncio.Event()
-        self._reading = asyncio.create_task(self._read())
+        self.reading = asyncio.create_task(self._read())
 
     @property
     def events(self) -> list[Json]:
@@ -88,20 +88,20 @@ class Client:
 
     async def close_code(self) -> int:
         """Waits for the server to close."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            await self._reading
-        assert self.closed is not None
+        # A timeout around it would end the reading itself.
+        await asyncio.wait({self.reading}, timeout=WAIT_SECONDS)
+        assert self.closed is not None, "it is still open"
         return self.closed[0]
 
     async def cut(self) -> None:
         """No goodbye: the connection is just gone."""
         self.connection.transport.abort()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._reading, WAIT_SECONDS)
+            await asyncio.wait_for(self.reading, WAIT_SECONDS)
 
     async def leave(self) -> None:
         await self.connection.close()
-        await self._reading
+        await self.reading
 
     async def _read(self) -> None:
         try:
@@ -135,4 +135,4 @@ async def connected(url: str, token: str | None, **options: Any) -> AsyncIterato
         finally:
             with suppress(ConnectionClosed):
                 await connection.close()
-            await client._reading
+            await client.reading

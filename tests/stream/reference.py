@@ -19,7 +19,6 @@ WAIT_SECONDS = 15.0
 POLL_SECONDS = 0.005
 MAX_FETCHES = 100
 ANOTHER_EPOCH = 99
-MALFORMED = 4009
 
 
 class Gone(Exception):
@@ -66,15 +65,9 @@ class Reference:
         await self._connect(process)
         await self.start()
 
-    async def start_again(self, process: int) -> None:
-        """On a connection that has started before; it may not be done with that (4009), and
-        nothing tells the client when it is."""
-        try:
-            await self.start()
-        except AssertionError:
-            if self.client is None or self.client.closed != (MALFORMED, "it is starting already"):
-                raise
-            await self.resume(process)
+    async def start_again(self) -> None:
+        """On a connection that has started before, whether it is done with that or not."""
+        await self.start()
 
     async def start(self) -> None:
         assert self.client is not None

@@ -306,7 +306,7 @@ class History:
                 await self.check(act.client, act.process)
             case "start" if client.is_open:
                 client.take()
-                await client.start_again(act.process)
+                await client.start_again()
             case "received" if client.is_open:
                 client.take()
                 await client.received()
