@@ -85,6 +85,7 @@ def test_whether_an_upload_would_be_allowed_can_be_asked_before() -> None:
 
 
 def test_the_keys_are_the_contracts() -> None:
+    assert all(uploaded(1).key(size).startswith(uploaded(1).key_prefix) for size in SIZES)
     assert [uploaded(1).key(size) for size in SIZES] == [
         f"{CHAT}/{MESSAGE}/{ONE}_{size}.png" for size in ("original", "medium", "thumbnail")
     ]
