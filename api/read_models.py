@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, LiteralString, NamedTuple, Self, TypeVar
 
+from psycopg.errors import ActiveSqlTransaction
 from psycopg.rows import DictRow, dict_row
 
 from api.problems import ReadModelBehind
@@ -27,6 +28,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.05
 PAUSE_SECONDS = 0.005
 MAX_WAITING_READS = 2_000
+MAX_BAD_CONNECTIONS = 3
 
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
@@ -123,8 +125,33 @@ class ReadModels:
     async def _once(
         self, used: tuple[str, ...], work: Callable[[Snapshot], Awaitable[T]]
     ) -> tuple[T | Refusal, int]:
+        for _ in range(MAX_BAD_CONNECTIONS):
+            with suppress(ActiveSqlTransaction):
+                return await self._on_a_connection(used, work)
+        return await self._on_a_connection(used, work)
+
+    async def _on_a_connection(
+        self, used: tuple[str, ...], work: Callable[[Snapshot], Awaitable[T]]
+    ) -> tuple[T | Refusal, int]:
+        """Raises ActiveSqlTransaction for one that was left inside a transaction."""
+        async with self._pool.connection() as connection:
+            try:
+                return await self._look(connection, used, work)
+            except BaseException:
+                # It may have been cancelled anywhere, and what psycopg then leaves behind is not
+                # sure to be good: some connections were seen to begin a transaction inside
+                # another from then on, for each who got them. A new one costs little.
+                await connection.close()
+                raise
+
+    async def _look(
+        self,
+        connection: Connection,
+        used: tuple[str, ...],
+        work: Callable[[Snapshot], Awaitable[T]],
+    ) -> tuple[T | Refusal, int]:
         # In a pipeline, what begins the transaction costs no round trip of its own.
-        async with self._pool.connection() as connection, connection.pipeline():
+        async with connection.pipeline():
             await connection.execute(BEGIN)
             for projection in used:
                 await connection.execute(HOLD[projection])

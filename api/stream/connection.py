@@ -8,6 +8,7 @@ operation, or at the wrong time, is closed.
 
 import asyncio
 import time
+import traceback
 from collections import deque
 from typing import Any
 
@@ -40,6 +41,7 @@ from infra.errors import MessengerError
 from infra.tokens import Caller
 
 AUTHENTICATE_SECONDS = 5.0
+LAST_ANSWER_SECONDS = 0.5
 START_TIMEOUT_SECONDS = 120.0
 START_WAIT_SECONDS = 30.0
 REACH_SECONDS = 10.0
@@ -76,6 +78,8 @@ class Connection:
         self._early: deque[bytes] = deque()
         self._early_bytes = 0
         self._commands: deque[RunCommand] = deque()
+        self._received = 0
+        self._session_has_ended = False
         self._frames_left = float(FRAMES_BURST)
         self._frames_at = time.monotonic()
         self.heard_at = time.monotonic()
@@ -89,6 +93,17 @@ class Connection:
 
     def end(self, code: int, reason: str) -> None:
         self._socket.end(code, reason)
+
+    def end_session(self) -> None:
+        """A command that ended it itself is answered first, if that does not take long."""
+        self._session_has_ended = True
+        if self._running is None:
+            self.end(wire.SESSION_ENDED, "the session has ended")
+        else:
+            loop = asyncio.get_running_loop()
+            loop.call_later(
+                LAST_ANSWER_SECONDS, self.end, wire.SESSION_ENDED, "the session has ended"
+            )
 
     def ping(self) -> None:
         self._write(frames.PING)
@@ -130,7 +145,7 @@ class Connection:
         self.heard_at = time.monotonic()
 
     def received(self, frame: bytes) -> None:
-        if not self._socket.is_open:
+        if not self._socket.is_open or self._session_has_ended:
             return
         self.pay()
         if self._authenticating is not None:
@@ -174,13 +189,24 @@ class Connection:
                 self._start(operation)
             case RunCommand():
                 self._take_command(operation)
-            case _ if not self._is_started:
+            case _ if self._starting is None:
                 raise Malformed("start first")
             case Received():
-                up_to = min(operation.position, self._services.gateway.position)
-                self._services.pending.received(self.user_id, up_to)
+                self._received = max(self._received, operation.position)
+                self._mark_received()
             case Typing():
                 self._tell_typing(operation.chat_id)
+
+    def _mark_received(self) -> None:
+        """As far as this process has routed; said before the start is through, it is kept."""
+        if self._is_started:
+            up_to = min(self._received, self._services.gateway.position)
+            self._received = 0
+            self._services.pending.received(self.user_id, up_to)
+
+    def _log(self, name: str, error: Exception) -> None:
+        said = "".join(traceback.format_exception(error))
+        self._services.parts.logger.error(name, traceback=said)
 
     # ------------------------------------------------------------------ authentication
 
@@ -206,6 +232,9 @@ class Connection:
         except Refusal as refusal:
             self.end(wire.NOT_AUTHENTICATED, refusal.detail)
         except (MessengerError, *DOWN):
+            self.end(wire.TRY_AGAIN_LATER, "whether the token holds can't be known now")
+        except Exception as error:  # noqa: BLE001
+            self._log("authentication_failed", error)
             self.end(wire.TRY_AGAIN_LATER, "whether the token holds can't be known now")
         self._authenticating = None
         while self._early and self._authenticating is None:
@@ -253,6 +282,9 @@ class Connection:
             self.end(wire.TOO_SLOW, "what was missed is not read: resume")
         except (MessengerError, TimeoutError, Refusal, *DOWN):
             self.end(wire.TRY_AGAIN_LATER, "what was missed can't be read now")
+        except Exception as error:  # noqa: BLE001 - a client that is not answered would wait for ever
+            self._log("start_failed", error)
+            self.end(wire.TRY_AGAIN_LATER, "it could not be started")
         finally:
             self._services.starts.release()
 
@@ -273,6 +305,7 @@ class Connection:
                 self._held, self._held_bytes = deque(), 0
                 gateway.subscribe(self)
                 self._is_started = True
+                self._mark_received()
         finally:
             gateway.exit(self.user_id)
         self._write(frames.encode(self._ready(position, resumed=after is not None)))
@@ -345,10 +378,12 @@ class Connection:
 
     async def _run_commands(self) -> None:
         try:
-            while self._commands:
+            while self._commands and not self._session_has_ended:
                 self._write(await self._outcome(self._commands.popleft()))
         finally:
             self._running = None
+        if self._session_has_ended:
+            self.end_session()
 
     async def _outcome(self, run: RunCommand) -> bytes:
         parts, scope = self._services.parts, dict(self._scope)

@@ -83,7 +83,7 @@ class Stream:
 
     def end_sessions(self, session_ids: Iterable[str]) -> None:
         for one in self._services.sockets.of_sessions(session_ids):
-            one.end(wire.SESSION_ENDED, "the session has ended")
+            one.end_session()
 
     def _refusal(self, scope: Scope) -> Refusal | None:
         """Before anything is accepted."""

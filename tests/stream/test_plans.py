@@ -79,6 +79,13 @@ RUNS = {
         "event_log_stream_version",
         2,
     ),
+    # With none uploaded at all, the index of uploads says so soonest.
+    "the images of messages": Run(
+        readings.ATTACHMENTS,
+        {"streams": ["attachment-attachment1"]},
+        "event_log_stream_version|event_log_uploads",
+        1,
+    ),
     "which messages are deleted": Run(
         readings.DELETED, {"streams": ["message-message1"]}, "event_log_stream_version", 1
     ),

@@ -13,8 +13,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.stream import connection, sockets, stream, wire
+from api.stream.readings import Readings
 from tests.api.conversations import group, say
-from tests.api.served import Api, Json, Person, bearer, serving, serving_all
+from tests.api.served import PASSWORD, Api, Json, Person, bearer, serving, serving_all
 from tests.infra.machines import SECRET
 from tests.stream.client import WAIT_SECONDS, Client, connected
 from tests.stream.raw import narrow
@@ -546,3 +547,42 @@ def test_an_open_connection_is_asked_once_a_silence() -> None:
     one.heard_at -= 1
     open_sockets.sweep(1.0, pinged.append, closed.append)
     assert (pinged, closed) == ([one], [one])
+
+
+async def test_what_comes_right_after_a_start_is_taken_though_it_is_not_through(
+    whole_api: Api, people: People
+) -> None:
+    ann, bob, _ = people
+    chat_id = await group(ann, bob)
+    [sent] = await say(ann, chat_id, "a")
+    async with connected(whole_api.url, token(bob)) as client:
+        await client.say("start", after=sent["position"] - 1)
+        await client.say("received", position=sent["position"])
+        await client.say("typing", chat_id=chat_id)
+        delivered = await client.event("messages_delivered")
+        assert delivered["position"] > sent["position"]
+
+
+async def test_who_deletes_the_account_over_the_stream_is_answered_before_it_closes(
+    whole_api: Api, people: People
+) -> None:
+    ann, _, _ = people
+    async with connected(whole_api.url, token(ann)) as client:
+        await client.start()
+        result = await client.do("delete-account", password=PASSWORD)
+        assert result["position"]
+        assert await client.close_code() == 4003
+
+
+async def test_a_start_that_fails_in_whatever_way_is_not_left_waiting(
+    whole_api: Api, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, _, _ = people
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise ValueError("nobody thought of it")
+
+    monkeypatch.setattr(Readings, "whereabouts", fails)
+    async with connected(whole_api.url, token(ann)) as client:
+        await client.say("start")
+        assert await client.close_code() == 1013

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from api.stream import shown
 from api.stream.shown import Quoted, Surroundings
 from domain import EVENTS
+from domain.attachment import AttachmentEvent
 from domain.contact import CONTACT_EVENTS, ContactBlocked, ContactEvent, ContactUnblocked, Standing
 from domain.event import Event, Recorded
 from domain.ids import UserId
@@ -29,7 +30,9 @@ def name_of(user_id: UserId) -> str:
 
 
 AROUND = Surroundings(name_of)
-SHOWN = [one for one in EXAMPLES if not isinstance(one, ContactEvent | StatusChanged)]
+# An image is shown with its message.
+NOT_SHOWN = ContactEvent | StatusChanged | AttachmentEvent
+SHOWN = [one for one in EXAMPLES if not isinstance(one, NOT_SHOWN)]
 
 
 def data(event: Event, around: Surroundings = AROUND) -> Any:
@@ -62,7 +65,8 @@ def test_every_type_is_shown_under_its_own_name_or_another_that_clients_know() -
     told = {shown.shown(event, NOW, AROUND).type for event in SHOWN}
     types = {event.type for event in EVENTS}
     contacts = {event.type for event in CONTACT_EVENTS}
-    assert told == types - contacts - {"status_changed", "deliveries_recorded"}
+    images = {"attachment_uploaded", "attachment_removed"}
+    assert told == types - contacts - images - {"status_changed", "deliveries_recorded"}
 
 
 SENT = MessageSent(
