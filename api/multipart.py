@@ -70,8 +70,9 @@ async def _read(inbound: Inbound, parser: PushMultipartParser, parts: "_Parts") 
                     await asyncio.to_thread(parts.write)
             parser.close()
             await asyncio.to_thread(parts.write)
-    except MultipartError as error:
-        raise Malformed(f"the form can't be read: {error}") from None
+    except MultipartError:
+        # Its words may hold what was sent, and how it was looked at.
+        raise Malformed("the form can't be read: it is no whole multipart/form-data") from None
     except TimeoutError:
         raise Malformed(f"the form did not arrive within {READ_SECONDS:.0f} s") from None
 

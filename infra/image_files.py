@@ -33,7 +33,10 @@ APPENDED = re.compile(
     rb"Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|GIF8[79]a|RIFF....WEBP|" + re.escape(PNG), re.DOTALL
 )
 # So short that they would turn up by chance anywhere but at the beginning.
-NEXT = (b"PK\x03\x04", b"\x7fELF", b"MZ")
+NEXT = (b"PK\x03\x04", b"\x7fELF", b"MZ", b"BM", b"II*\0", b"MM\0*")
+# What cameras put behind a JPEG, and nobody behind an image of another kind.
+PICTURE = b"\xff\xd8\xff"
+FILM, FILM_AT = b"ftyp", 4
 TAR, TAR_AT = b"ustar", 257
 ZIP_END = b"PK\x05\x06"
 ZIP_TAIL_BYTES = 22 + 65_535
@@ -53,7 +56,8 @@ def check(data: bytes) -> FileType:
         raise ImageBroken("the image is truncated") from None
     if end > len(data):
         raise ImageBroken("the image is truncated")
-    if _is_something_else(data, end):
+    is_from_camera = file_type == "image/jpeg"
+    if _is_something_else(data, end) or (not is_from_camera and _has_more(data, end)):
         raise ImageBroken("the file is an image and something else at once")
     return file_type
 
@@ -74,6 +78,10 @@ def _is_something_else(data: bytes, end: int) -> bool:
         or data.startswith(TAR, TAR_AT)
         or _is_archive(data)
     )
+
+
+def _has_more(data: bytes, end: int) -> bool:
+    return PICTURE in data[end:] or data.startswith(FILM, end + FILM_AT)
 
 
 def _is_archive(data: bytes) -> bool:

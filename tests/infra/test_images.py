@@ -579,6 +579,12 @@ OTHERS = {
     "png": encoded(quarters(8, 8), "PNG"),
     "gif": encoded(quarters(8, 8), "GIF"),
     "webp": encoded(quarters(8, 8), "WEBP"),
+    "bmp": encoded(quarters(8, 8), "BMP"),
+    "tiff": encoded(quarters(8, 8), "TIFF"),
+}
+FROM_CAMERAS = {
+    "jpeg": encoded(quarters(8, 8), "JPEG"),
+    "film": b"\0\0\0\x18ftypmp42" + bytes(12),
 }
 
 
@@ -590,6 +596,18 @@ async def test_an_image_that_is_something_else_as_well_is_refused(
     refused = await refusal(images, encoded(quarters(64, 64), kind) + other)
     assert isinstance(refused, ImageBroken)
     assert "something else" in str(refused)
+
+
+@pytest.mark.parametrize("other", FROM_CAMERAS.values(), ids=FROM_CAMERAS)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_cameras_put_behind_a_jpeg_is_dropped_there_and_refused_elsewhere(
+    images: Studio, kind: str, other: bytes
+) -> None:
+    whole = encoded(quarters(64, 64), kind)
+    if kind == "JPEG":
+        assert (await images.make(whole + other)).files == (await images.make(whole)).files
+    else:
+        assert "something else" in str(await refusal(images, whole + other))
 
 
 @pytest.mark.parametrize("other", [OTHERS["zip"], OTHERS["pdf"], OTHERS["script"]])
