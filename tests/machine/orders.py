@@ -2,9 +2,10 @@
 
 Positions order those that appended; a command that changed nothing states the head that it
 saw; refusals fit in wherever the model refuses alike. What follows from a deleted account are
-steps of their own, somewhere after it.
+steps of their own, somewhere after it: the log says where.
 """
 
+from collections.abc import Mapping
 from copy import deepcopy
 
 from tests.machine.model import Messenger, Outcome
@@ -62,29 +63,48 @@ def settle(model: Messenger, steps: tuple[Settling, ...]) -> None:
         getattr(model, name)(actor)
 
 
-def explain(model: Messenger, exchanges: list[Exchange], head: int) -> tuple[Messenger, list[int]]:
-    """The model after some order that explains the answers, and that order."""
-    found = _explain(model, dict(enumerate(exchanges)), (), head)
+def explain(
+    model: Messenger, exchanges: list[Exchange], head: int, settled: Mapping[str, int]
+) -> tuple[Messenger, list[int]]:
+    """The model after some order that explains the answers, and that order.
+
+    `settled`: at which position the log has what followed from whose deletion.
+    """
+    found = _explain(model, dict(enumerate(exchanges)), (), head, settled)
     if found is None:
         raise Unexplained
     return found
 
 
 def _explain(
-    model: Messenger, left: dict[int, Exchange], due: tuple[Settling, ...], head: int
+    model: Messenger,
+    left: dict[int, Exchange],
+    due: tuple[Settling, ...],
+    head: int,
+    settled: Mapping[str, int],
 ) -> tuple[Messenger, list[int]] | None:
     if not left:
         settle(model, due)
         return model, []
     for number in sorted(left, key=lambda one: left[one][1].position or 0):
-        found = _explain_from(number, model, left, due, head)
+        if _is_after(left[number], due, settled):
+            continue
+        found = _explain_from(number, model, left, due, head, settled)
         if found is not None:
             return found[0], [number, *found[1]]
     if not due:
         return None
-    settled = deepcopy(model)
-    settle(settled, due[:1])
-    return _explain(settled, left, due[1:], head)
+    after = deepcopy(model)
+    settle(after, due[:1])
+    return _explain(after, left, due[1:], head, settled)
+
+
+def _is_after(exchange: Exchange, due: tuple[Settling, ...], settled: Mapping[str, int]) -> bool:
+    """Whether what is due came before it; a deletion's own position says nothing of that."""
+    sent, heard = exchange
+    if heard.position is None or sent.name == "delete-account":
+        return False
+    return any(settled.get(actor, heard.position) < heard.position for actor, _ in due)
 
 
 def _explain_from(
@@ -93,6 +113,7 @@ def _explain_from(
     left: dict[int, Exchange],
     due: tuple[Settling, ...],
     head: int,
+    settled: Mapping[str, int],
 ) -> tuple[Messenger, list[int]] | None:
     """With this one next."""
     sent, heard = left[number]
@@ -104,4 +125,5 @@ def _explain_from(
     steps = settlings(sent, outcome)
     # The position of a deletion is that of the last of what follows from it.
     is_placed = heard.position is not None and outcome.position is None and not steps
-    return _explain(after, rest, due + steps, (heard.position or head) if is_placed else head)
+    now = (heard.position or head) if is_placed else head
+    return _explain(after, rest, due + steps, now, settled)

@@ -35,6 +35,13 @@ TIMES = (
     "last_message_at",
 )
 
+SETTLED = """
+    SELECT metadata ->> 'actor', min(position)
+    FROM event_log
+    WHERE position > %s AND metadata ->> 'command' = 'settle-deletion'
+    GROUP BY metadata ->> 'actor'
+"""
+
 UNREAD_ROWS = """
     SELECT
         user_id::text,
@@ -130,6 +137,12 @@ class World:
     async def unread_rows(self) -> set[tuple[str, str]]:
         async with daemons.connected(self.url) as connection:
             return set(await (await connection.execute(UNREAD_ROWS)).fetchall())
+
+    async def settled(self, after: int) -> dict[str, int]:
+        """At which position what followed from the deletion of whose account."""
+        async with daemons.connected(self.url) as connection:
+            rows = await (await connection.execute(SETTLED, (after,))).fetchall()
+        return dict(rows)
 
     async def check_rebuilt(self, head: int) -> None:
         """What `messenger verify` does: rebuilt tables equal the live ones."""

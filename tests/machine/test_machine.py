@@ -340,7 +340,8 @@ class Histories(RuleBasedStateMachine):
         for sent, heard in exchanges:
             self._note(sent, heard)
         try:
-            self.model, order = explain(self.model, exchanges, self.head)
+            settled = await self.world.settled(self.head)
+            self.model, order = explain(self.model, exchanges, self.head, settled)
         except Unexplained as unexplained:
             told = "\n".join(self._told(*exchange) for exchange in exchanges)
             raise Unexplained(f"no order of these explains their answers:\n{told}") from unexplained
