@@ -129,7 +129,7 @@ class Link:
 
     def _closed(self, code: int, reason: str) -> Lost:
         if code == SESSION_ENDED:
-            raise SessionEnded("the session was ended: log in again")
+            raise SessionEnded("the session has ended: log in again")
         if code == MALFORMED:
             raise ChatError(f"the server does not understand this client: {reason}")
         if code == SERVER_RESTARTING:

@@ -341,5 +341,5 @@ async def test_a_session_that_is_ended_elsewhere_ends_the_chat(
         listed = (await ann.see("/v1/sessions"))["items"]
         ours = next(one for one in listed if one["device_name"] == "messenger chat")
         await ann.client.delete(f"/v1/sessions/{ours['session_id']}")
-        assert await a.complaint() == "messenger: the session was ended: log in again\n"
+        assert await a.complaint() == "messenger: the session has ended: log in again\n"
         assert await a.ended() == 1
