@@ -6,7 +6,7 @@ does not start, and answers 503 while it is gone.
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from api.metrics import Metrics
 from api.rate_limits import RateLimits
 from api.read_models import ReadModels
 from api.slots import Slots
-from infra import database
+from infra import database, pipelined
 from infra.appender import Appender
 from infra.bus import HEAD, Bus
 from infra.database import Pool
@@ -120,9 +120,9 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
             )
 
 
-def _read_pool(settings: Settings, name: str, size: int) -> AbstractAsyncContextManager[Pool]:
+def _read_pool(settings: Settings, name: str, size: int) -> pipelined.Pool:
     url = settings.database_replica_url or settings.database_url
-    return database.pool(url, name=f"{name} read", size=size, plans_once=True)
+    return pipelined.pool(url, name=f"{name} read", size=size)
 
 
 async def _secret(settings: Settings) -> Secret:

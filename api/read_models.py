@@ -10,40 +10,41 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any, LiteralString, NamedTuple, Self, TypeVar
 
-from psycopg.errors import ActiveSqlTransaction
-from psycopg.rows import DictRow, dict_row
+import psycopg
 
 from api.problems import ReadModelBehind
 from domain.refusals import Invalid, Refusal
-from infra import event_log
+from infra import database, event_log, pipelined
 from infra.bus import PROJECTED, Bus
-from infra.database import DOWN, SET_CONFIG, Connection, Pool
+from infra.database import DOWN
 from infra.errors import Unavailable
 from infra.objects import Objects
+from infra.pipelined import Connection, Pipeline, Row, Shape
 
 T = TypeVar("T")
 
 POLL_SECONDS = 0.05
 PAUSE_SECONDS = 0.005
 MAX_WAITING_READS = 2_000
-MAX_BAD_CONNECTIONS = 3
+BEGIN: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+COMMIT: LiteralString = "COMMIT"
 
-BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-
-# Before the snapshot is taken: a replay's swap has to wait for the table it takes first. Else
-# the snapshot could be older than the rows of tables that were swapped in under it.
-HOLD: dict[str, LiteralString] = {
-    "users": "LOCK TABLE ONLY users IN ACCESS SHARE MODE",
-    "contacts": "LOCK TABLE ONLY contacts IN ACCESS SHARE MODE",
-    "chats": "LOCK TABLE ONLY chat_participants IN ACCESS SHARE MODE",
-    "messages": "LOCK TABLE ONLY chat_sequences IN ACCESS SHARE MODE",
-    "reactions": "LOCK TABLE ONLY message_reactions IN ACCESS SHARE MODE",
-    "delivery": "LOCK TABLE ONLY delivery_members IN ACCESS SHARE MODE",
-    "unread": "LOCK TABLE ONLY unread_counts IN ACCESS SHARE MODE",
-    "search": "LOCK TABLE ONLY message_search IN ACCESS SHARE MODE",
+# Held before the snapshot is taken: a replay's swap has to wait for the table it takes first.
+# Else the snapshot could be older than the rows of tables that were swapped in under it.
+TAKEN_FIRST: dict[str, LiteralString] = {
+    "users": "users",
+    "contacts": "contacts",
+    "chats": "chat_participants",
+    "messages": "chat_sequences",
+    "reactions": "message_reactions",
+    "delivery": "delivery_members",
+    "unread": "unread_counts",
+    "search": "message_search",
 }
+HOLD: LiteralString = "LOCK TABLE {tables} IN ACCESS SHARE MODE"
 
 CHECKPOINTS = """
     SELECT projection, position
@@ -60,20 +61,25 @@ class _Waiting(NamedTuple):
 class Snapshot:
     """The read models as of one moment, and the store of the objects that they name."""
 
-    def __init__(self, connection: Connection, objects: Objects) -> None:
-        self._connection = connection
+    def __init__(self, pipeline: Pipeline, objects: Objects) -> None:
+        self._pipeline = pipeline
         self.objects = objects
 
-    async def rows(self, statement: LiteralString, arguments: dict[str, Any]) -> list[DictRow]:
-        async with self._connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(statement, arguments)
-            return await cursor.fetchall()
+    async def rows(self, statement: LiteralString, arguments: dict[str, Any]) -> list[Row]:
+        return await self.rows_for(pipelined.as_dicts, statement, arguments)
 
-    async def set_local(self, setting: str, value: str) -> None:
-        """A setting of PostgreSQL for the rest of the snapshot; costs no round trip."""
-        await self._connection.execute(SET_CONFIG, (setting, value, True))
+    async def rows_for(
+        self, shape: Shape[T], statement: LiteralString, arguments: dict[str, Any]
+    ) -> list[T]:
+        sent = self._pipeline.send_for(shape, statement, arguments)
+        await self._pipeline.exchange()
+        return sent.rows
 
-    async def row(self, statement: LiteralString, arguments: dict[str, Any]) -> DictRow | None:
+    def beforehand(self, statement: LiteralString, arguments: dict[str, Any]) -> None:
+        """For what it does to the statement after it, with which it goes."""
+        self._pipeline.send(statement, arguments)
+
+    async def row(self, statement: LiteralString, arguments: dict[str, Any]) -> Row | None:
         return next(iter(await self.rows(statement, arguments)), None)
 
 
@@ -81,7 +87,13 @@ class ReadModels:
     """`async with` runs the watcher."""
 
     def __init__(
-        self, pool: Pool, log_pool: Pool, bus: Bus, objects: Objects, *, wait_seconds: float
+        self,
+        pool: pipelined.Pool,
+        log_pool: database.Pool,
+        bus: Bus,
+        objects: Objects,
+        *,
+        wait_seconds: float,
     ) -> None:
         self._pool = pool
         self._log_pool = log_pool
@@ -92,6 +104,7 @@ class ReadModels:
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
         self._head = 0
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         await self._bus.listen(f"{PROJECTED}.*", self._hear)
@@ -100,7 +113,7 @@ class ReadModels:
 
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.gather(self._task, *self._ending, return_exceptions=True)
 
     async def read(
         self,
@@ -125,43 +138,40 @@ class ReadModels:
     async def _once(
         self, used: tuple[str, ...], work: Callable[[Snapshot], Awaitable[T]]
     ) -> tuple[T | Refusal, int]:
-        for _ in range(MAX_BAD_CONNECTIONS):
-            with suppress(ActiveSqlTransaction):
-                return await self._on_a_connection(used, work)
-        return await self._on_a_connection(used, work)
-
-    async def _on_a_connection(
-        self, used: tuple[str, ...], work: Callable[[Snapshot], Awaitable[T]]
-    ) -> tuple[T | Refusal, int]:
-        """Raises ActiveSqlTransaction for one that was left inside a transaction."""
-        async with self._pool.connection() as connection:
-            try:
-                return await self._look(connection, used, work)
-            except BaseException:
-                # It may have been cancelled anywhere, and what psycopg then leaves behind is not
-                # sure to be good: some connections were seen to begin a transaction inside
-                # another from then on, for each who got them. A new one costs little.
-                await connection.close()
-                raise
+        connection = await self._pool.getconn()
+        try:
+            return await self._look(connection.own_pipeline, used, work)
+        finally:
+            # Nobody waits for the end of what only read.
+            ending = asyncio.create_task(self._end(connection))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
 
     async def _look(
         self,
-        connection: Connection,
+        pipeline: Pipeline,
         used: tuple[str, ...],
         work: Callable[[Snapshot], Awaitable[T]],
     ) -> tuple[T | Refusal, int]:
-        # In a pipeline, what begins the transaction costs no round trip of its own.
-        async with connection.pipeline():
-            await connection.execute(BEGIN)
-            for projection in used:
-                await connection.execute(HOLD[projection])
-            checkpoints = await connection.execute(CHECKPOINTS)
-            outcome: T | Refusal
-            try:
-                outcome = await work(Snapshot(connection, self._objects))
-            except Refusal as refusal:
-                outcome = refusal
-            return outcome, _lowest(await checkpoints.fetchall(), used)
+        pipeline.send(BEGIN)
+        pipeline.send(_hold(used))
+        checkpoints = pipeline.send(CHECKPOINTS)
+        outcome: T | Refusal
+        try:
+            outcome = await work(Snapshot(pipeline, self._objects))
+        except Refusal as refusal:
+            outcome = refusal
+        await pipeline.exchange()  # in case that nothing was looked for
+        return outcome, _lowest(_positions(checkpoints.rows), used)
+
+    async def _end(self, connection: Connection) -> None:
+        """A connection is used again only if it is known to be good."""
+        try:
+            await connection.own_pipeline.end(COMMIT)
+        except psycopg.Error:
+            await connection.close()
+        finally:
+            await self._pool.putconn(connection)
 
     async def _refuse_beyond_head(self, position: int) -> None:
         if position <= self._head:
@@ -200,9 +210,9 @@ class ReadModels:
                     self._fail(Unavailable(f"the database does not answer: {error}"))
                 await self._moved_or_due()
 
-    async def _checkpoints(self) -> list[Any]:
+    async def _checkpoints(self) -> dict[str, int]:
         async with self._pool.connection() as connection:
-            return await (await connection.execute(CHECKPOINTS)).fetchall()
+            return dict(await (await connection.execute(CHECKPOINTS)).fetchall())
 
     async def _moved_or_due(self) -> None:
         await asyncio.sleep(PAUSE_SECONDS)
@@ -211,12 +221,9 @@ class ReadModels:
                 await self._moved.wait()
         self._moved.clear()
 
-    def _resolve(self, checkpoints: list[Any]) -> None:
+    def _resolve(self, positions: dict[str, int]) -> None:
         for waiting in self._waiting:
-            if (
-                not waiting.reached.done()
-                and _lowest(checkpoints, waiting.used) >= waiting.position
-            ):
+            if not waiting.reached.done() and _lowest(positions, waiting.used) >= waiting.position:
                 waiting.reached.set_result(None)
         self._waiting = [waiting for waiting in self._waiting if not waiting.reached.done()]
 
@@ -227,7 +234,15 @@ class ReadModels:
         self._waiting = []
 
 
-def _lowest(checkpoints: list[tuple[str, int]], used: tuple[str, ...]) -> int:
+@cache
+def _hold(used: tuple[str, ...]) -> LiteralString:
+    return HOLD.format(tables=", ".join(f"ONLY {TAKEN_FIRST[name]}" for name in used))
+
+
+def _positions(checkpoints: list[Row]) -> dict[str, int]:
+    return {row["projection"]: row["position"] for row in checkpoints}
+
+
+def _lowest(positions: dict[str, int], used: tuple[str, ...]) -> int:
     """A projection that has not begun is at 0."""
-    positions = dict(checkpoints)
     return min(positions.get(name, 0) for name in used)

@@ -1,7 +1,9 @@
 """Connections to PostgreSQL: autocommit, UTC, with every wait bounded on the server."""
 
 import select
-from typing import Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import psycopg
@@ -27,24 +29,30 @@ set_json_loads(msgspec.json.decode)
 
 Connection = psycopg.AsyncConnection[Any]
 Pool = AsyncConnectionPool[Connection]
+AnyConnection = TypeVar("AnyConnection", bound=Connection)
 
 
 def options(
-    *, name: str, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS, search_path: str = "public"
+    *,
+    name: str,
+    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
+    search_path: str = "public",
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Connection parameters; `name` is what pg_stat_activity shows."""
-    settings = {
+    all_settings = {
         "lock_timeout": LOCK_TIMEOUT_MS,
         "statement_timeout": statement_timeout_ms,
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT_MS,
         "TimeZone": "UTC",
         "search_path": search_path,
+        **settings,
     }
     return {
         "application_name": f"messenger {name}",
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "autocommit": True,
-        "options": " ".join(f"-c {key}={value}" for key, value in settings.items()),
+        "options": " ".join(f"-c {key}={value}" for key, value in all_settings.items()),
     }
 
 
@@ -67,24 +75,28 @@ async def connect(
         raise Unavailable(f"the database does not answer: {first_line(error)}") from error
 
 
-def pool(url: str, *, name: str, size: int, plans_once: bool = False) -> Pool:
-    """A pool that is not open yet: `async with` opens it.
+def pool(url: str, *, name: str, size: int) -> Pool:
+    """A pool that is not open yet: `async with` opens it."""
+    return pool_of(psycopg.AsyncConnection[Any], url, name=name, size=size, settings={})
 
-    `plans_once`: each statement is planned once a connection, whatever its values. Planning
-    over the partitions of many years costs more than what it plans for. Nor is it compiled:
-    a generic plan's guess of a cost is easily high enough, and compiling takes longer than any.
-    """
-    kwargs = options(name=name)
-    if plans_once:
-        kwargs["options"] += " -c plan_cache_mode=force_generic_plan -c jit=off"
-        kwargs["prepare_threshold"] = 0
+
+def pool_of(
+    connection_class: type[AnyConnection],
+    url: str,
+    *,
+    name: str,
+    size: int,
+    settings: Mapping[str, str],
+) -> AsyncConnectionPool[AnyConnection]:
+    """A pool of connections with PostgreSQL's `settings`."""
     return AsyncConnectionPool(
         url,
+        connection_class=connection_class,
         min_size=1,
         max_size=size,
         timeout=POOL_TIMEOUT_SECONDS,
         reconnect_timeout=POOL_RECONNECT_SECONDS,
-        kwargs=kwargs,
+        kwargs=options(name=name, settings=settings),
         check=_check,
         open=False,
         name=name,

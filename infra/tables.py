@@ -376,7 +376,9 @@ message_places = _read_model(
     _required("chat_id", ID),
     _required("created_at", TIME),
     _required("seq", sa.Integer),
-    comment="Finds a message's partition by its id.",
+    # Which partitions a page is in, by the index alone.
+    Index("idx_message_places_page", "chat_id", "seq", postgresql_include=["created_at"]),
+    comment="Finds a message's partition by its id, and those of a page.",
 )
 
 chat_sequences = _read_model(

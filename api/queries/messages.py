@@ -5,8 +5,9 @@ those of the day; what was reacted, and how far the caller's own got, comes with
 page is one statement.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, LiteralString
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Literal, LiteralString, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -39,11 +40,23 @@ PAGE: LiteralString = """
     WITH page AS MATERIALIZED (
 """
 
-# What is shown of the messages in `page`. Reactions and delivery are gathered for the page at
-# once: a subquery a message took a third of the whole. How far a message got is counted for
-# the caller's own only. A reply is found through the places, so it is looked for in its own
-# partition only.
+# What is shown of the messages in `page`; `_Shown` has the columns. Reactions, delivery and what
+# was replied to are gathered for the page at once: a subquery a message took a third of the
+# whole. How far a message got is counted for the caller's own only. What was replied to is
+# found through the places, so it is looked for in its own partition only.
 SHOWN: LiteralString = """
+    replied AS (
+        SELECT
+            page.id,
+            reply.sender_id,
+            sender.display_name AS sender_name,
+            reply.content,
+            reply.is_deleted
+        FROM page
+        JOIN message_places AS place ON place.id = page.reply_to_id
+        JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
+        LEFT JOIN users AS sender ON sender.id = reply.sender_id
+    ),
     reactions AS (
         SELECT
             message_id,
@@ -86,10 +99,10 @@ SHOWN: LiteralString = """
         m.content_type,
         m.metadata,
         m.reply_to_id,
-        reply.sender_id AS reply_sender_id,
-        reply_sender.display_name AS reply_sender_name,
-        reply.content AS reply_content,
-        reply.is_deleted AS reply_is_deleted,
+        replied.sender_id AS reply_sender_id,
+        replied.sender_name AS reply_sender_name,
+        replied.content AS reply_content,
+        replied.is_deleted AS reply_is_deleted,
         m.is_edited,
         m.edited_at,
         m.is_deleted,
@@ -101,17 +114,51 @@ SHOWN: LiteralString = """
         coalesce(delivery.read, 0) AS read
     FROM page AS m
     LEFT JOIN users AS sender ON sender.id = m.sender_id
-    LEFT JOIN message_places AS place ON place.id = m.reply_to_id
-    LEFT JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
-    LEFT JOIN users AS reply_sender ON reply_sender.id = reply.sender_id
+    LEFT JOIN replied ON replied.id = m.id
     LEFT JOIN reactions ON reactions.message_id = m.id
     LEFT JOIN delivery ON delivery.message_id = m.id
 """
 
+# When the messages of a page were sent, told to the statement after it by settings of the
+# transaction: before that one starts, PostgreSQL leaves out all partitions but those. Else each
+# page would look into every month that there ever was. The settings' names are parameters, so
+# that a plan does not depend on what they were when it was made.
+SETTINGS = {"sent_from": "messenger.sent_from", "sent_to": "messenger.sent_to"}
+
+_SPAN: LiteralString = """
+    SELECT
+        set_config(%(sent_from)s, coalesce(min(created_at), 'infinity')::text, true),
+        set_config(%(sent_to)s, coalesce(max(created_at), '-infinity')::text, true)
+    FROM (
+        SELECT created_at
+        FROM message_places
+        WHERE chat_id = %(chat_id)s
+"""
+
+SPAN_BEFORE: LiteralString = (
+    _SPAN
+    + """
+            AND seq < %(seq)s
+        ORDER BY seq DESC
+        LIMIT %(limit)s
+    ) AS page
+"""
+)
+
+SPAN_AFTER: LiteralString = (
+    _SPAN
+    + """
+            AND seq > %(seq)s
+        ORDER BY seq
+        LIMIT %(limit)s
+    ) AS page
+"""
+)
+
 # The page first, for participants only; then what is shown with it. The inner limit is
 # MAX_LIMIT and one more: a number that the planner sees, so that it plans for a page and not
 # for a tenth of all that a chat may hold.
-BEFORE: LiteralString = (
+_PAGE_OF_CHAT: LiteralString = (
     PAGE
     + """
         SELECT *
@@ -119,12 +166,20 @@ BEFORE: LiteralString = (
             SELECT *
             FROM messages
             WHERE chat_id = %(chat_id)s
-                AND seq < %(seq)s
+                AND created_at >= current_setting(%(sent_from)s)::timestamptz
+                AND created_at <= current_setting(%(sent_to)s)::timestamptz
                 AND EXISTS (
 """
     + MEMBERSHIP
     + """
                 )
+"""
+)
+
+BEFORE: LiteralString = (
+    _PAGE_OF_CHAT
+    + """
+                AND seq < %(seq)s
             ORDER BY seq DESC
             LIMIT 101
         ) AS longest
@@ -139,19 +194,9 @@ BEFORE: LiteralString = (
 )
 
 AFTER: LiteralString = (
-    PAGE
+    _PAGE_OF_CHAT
     + """
-        SELECT *
-        FROM (
-            SELECT *
-            FROM messages
-            WHERE chat_id = %(chat_id)s
                 AND seq > %(seq)s
-                AND EXISTS (
-"""
-    + MEMBERSHIP
-    + """
-                )
             ORDER BY seq
             LIMIT 101
         ) AS longest
@@ -165,17 +210,22 @@ AFTER: LiteralString = (
 """
 )
 
-# Through the places, so that each is looked for in its own partition only.
+# Through the places, so that each is looked for in its own partition only; they first, else it
+# might begin with all that there is in the caller's chats.
 BY_ID: LiteralString = (
     PAGE
     + """
+        WITH here AS MATERIALIZED (
+            SELECT id, chat_id, created_at
+            FROM message_places
+            WHERE id = ANY (%(ids)s)
+        )
         SELECT m.*
-        FROM message_places AS here
+        FROM here
         JOIN messages AS m ON m.id = here.id AND m.created_at = here.created_at
         JOIN chat_participants AS p ON p.chat_id = here.chat_id
         JOIN chats AS c ON c.id = here.chat_id
-        WHERE here.id = ANY (%(ids)s)
-            AND p.user_id = %(caller)s
+        WHERE p.user_id = %(caller)s
             AND p.left_at IS NULL
             AND NOT c.is_deleted
     ),
@@ -236,6 +286,34 @@ class Messages(msgspec.Struct, frozen=True):
     has_more: bool
 
 
+class _Shown(NamedTuple):
+    """A row: a page has fifty, and as dicts they would take a third of what a page takes here."""
+
+    id: UUID
+    chat_id: UUID
+    seq: int
+    position: int
+    sender_id: UUID | None
+    sender_name: str | None
+    content: str
+    content_type: Literal["text", "image", "system"]
+    metadata: dict[str, Any]
+    reply_to_id: UUID | None
+    reply_sender_id: UUID | None
+    reply_sender_name: str | None
+    reply_content: str | None
+    reply_is_deleted: bool | None
+    is_edited: bool
+    edited_at: datetime | None
+    is_deleted: bool
+    deleted_at: datetime | None
+    created_at: datetime
+    reactions: list[dict[str, Any]] | None
+    recipients: int
+    delivered: int
+    read: int
+
+
 async def history(call: Call, snapshot: Snapshot) -> Messages:
     limit = call.inbound.whole("limit", default=DEFAULT_LIMIT, low=1, high=MAX_LIMIT)
     is_after, seq = _place(call)
@@ -244,8 +322,10 @@ async def history(call: Call, snapshot: Snapshot) -> Messages:
         "chat_id": call.inbound.id("chat_id"),
         "seq": seq,
         "limit": limit + 1,
+        **SETTINGS,
     }
-    rows = await snapshot.rows(AFTER if is_after else BEFORE, arguments)
+    snapshot.beforehand(SPAN_AFTER if is_after else SPAN_BEFORE, arguments)
+    rows = await snapshot.rows_for(_shown, AFTER if is_after else BEFORE, arguments)
     if not rows and await snapshot.row(MEMBERSHIP, arguments) is None:
         raise NotFound("there is no such chat")
     messages = await _messages(rows[:limit], call.caller.user_id, snapshot)
@@ -266,7 +346,7 @@ async def messages_by_id(
     """Those of them that the caller may see."""
     if not ids:
         return {}
-    rows = await snapshot.rows(BY_ID, {"ids": list(ids), "caller": caller})
+    rows = await snapshot.rows_for(_shown, BY_ID, {"ids": list(ids), "caller": caller})
     return {message.id: message for message in await _messages(rows, caller, snapshot)}
 
 
@@ -280,36 +360,47 @@ def _place(call: Call) -> tuple[bool, int]:
     return False, call.inbound.whole("before", default=MAX_SEQ, low=0, high=MAX_SEQ)
 
 
-async def _messages(rows: list[dict[str, Any]], caller: str, snapshot: Snapshot) -> list[Message]:
+def _shown(names: tuple[str, ...]) -> Callable[[Sequence[Any]], _Shown]:
+    assert names == _Shown._fields
+    return _Shown._make
+
+
+async def _messages(rows: list[_Shown], caller: str, snapshot: Snapshot) -> list[Message]:
     """Most pages have no images: those that do cost a second statement."""
-    images = [row["id"] for row in rows if row["content_type"] == "image" and not row["is_deleted"]]
+    images = [row.id for row in rows if row.content_type == "image" and not row.is_deleted]
     attachments = await attachments_of(images, snapshot)
     caller_id = UUID(caller)
-    return [_message(row, attachments.get(row["id"], []), caller_id) for row in rows]
+    return [_message(row, attachments.get(row.id, []), caller_id) for row in rows]
 
 
-def _message(row: dict[str, Any], attachments: list[Attachment], caller: UUID) -> Message:
-    sender = _sender(row.pop("sender_id"), row.pop("sender_name"))
-    is_own = sender is not None and sender.id == caller
-    delivery = Delivery(row.pop("recipients"), row.pop("delivered"), row.pop("read"))
+def _message(row: _Shown, attachments: list[Attachment], caller: UUID) -> Message:
+    is_own = row.sender_id == caller
     return Message(
-        sender=sender,
-        reply_to=_reply_to(row),
-        reactions=[Reaction(**reaction) for reaction in row.pop("reactions") or ()],
+        id=row.id,
+        chat_id=row.chat_id,
+        seq=row.seq,
+        position=row.position,
+        sender=_sender(row.sender_id, row.sender_name),
+        content=row.content,
+        content_type=row.content_type,
+        metadata=row.metadata,
+        reply_to=None if row.reply_to_id is None else _reply_to(row, row.reply_to_id),
+        is_edited=row.is_edited,
+        edited_at=row.edited_at,
+        is_deleted=row.is_deleted,
+        deleted_at=row.deleted_at,
+        created_at=row.created_at,
+        reactions=[Reaction(**reaction) for reaction in row.reactions or ()],
         attachments=attachments,
-        delivery=delivery if is_own else UNSET,
-        **row,
+        delivery=Delivery(row.recipients, row.delivered, row.read) if is_own else UNSET,
     )
 
 
-def _reply_to(row: dict[str, Any]) -> ReplyTo | None:
-    reply_to_id = row.pop("reply_to_id")
-    sender = _sender(row.pop("reply_sender_id"), row.pop("reply_sender_name"))
-    content, is_deleted = row.pop("reply_content"), row.pop("reply_is_deleted")
-    if reply_to_id is None:
-        return None
-    shown = REPLY_TO_DELETED if content is None or is_deleted else content
-    return ReplyTo(reply_to_id, sender, shown)
+def _reply_to(row: _Shown, message_id: UUID) -> ReplyTo:
+    sender = _sender(row.reply_sender_id, row.reply_sender_name)
+    if row.reply_content is None or row.reply_is_deleted:
+        return ReplyTo(message_id, sender, REPLY_TO_DELETED)
+    return ReplyTo(message_id, sender, row.reply_content)
 
 
 def _sender(sender_id: UUID | None, display_name: str | None) -> Sender | None:

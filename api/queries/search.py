@@ -55,6 +55,10 @@ WINDOW_SECONDS = 0.25
 TIMEOUT_SECONDS = 2.0
 MAX_HIGHLIGHTED_WORDS = 256
 
+LIMIT_TIME = """
+    SELECT set_config('statement_timeout', %(milliseconds)s, true)
+"""
+
 BEGIN = """
     SELECT
         coalesce(array_agg(p.chat_id), '{}')::text AS chats,
@@ -210,7 +214,7 @@ async def search(call: Call, snapshot: Snapshot) -> FoundMessages:
     text, chat_id = _text(call), _chat_id(call)
     cursor = _read_cursor(call.inbound.parameters.get("cursor"), _digest(text, chat_id))
     try:
-        await snapshot.set_local("statement_timeout", f"{TIMEOUT_SECONDS * 1_000:.0f}")
+        snapshot.beforehand(LIMIT_TIME, {"milliseconds": f"{TIMEOUT_SECONDS * 1_000:.0f}"})
         wanted = await _search(search_text.parse(text), call.caller.user_id, chat_id, snapshot)
         if wanted is None:
             return FoundMessages([], None)

@@ -24,7 +24,7 @@ from api.operations import Call, Operation
 from api.queries import messages, search
 from api.read_models import ReadModels
 from domain.ids import UserId
-from infra import database
+from infra import database, pipelined
 from infra.bus import Bus
 from infra.objects import Objects
 from infra.tokens import Caller
@@ -199,10 +199,11 @@ async def run(report: Report, *, is_quick: bool) -> None:
 
 async def measure(report: Report, url: str, seconds: float) -> None:
     async with (
-        database.pool(url, name="bench", size=READERS, plans_once=True) as pool,
+        database.pool(url, name="bench", size=1) as log_pool,
+        pipelined.pool(url, name="bench read", size=READERS) as pool,
         Bus(NO_NATS, name="bench") as bus,
         Objects(settings(url, NO_NATS)) as objects,
-        ReadModels(pool, pool, bus, objects, wait_seconds=WAIT_SECONDS) as read_models,
+        ReadModels(pool, log_pool, bus, objects, wait_seconds=WAIT_SECONDS) as read_models,
     ):
         await _page(report, read_models, seconds)
         for kind, texts in _texts(url).items():

@@ -23,7 +23,7 @@ from commands.send_message import SendMessage
 from commands.update_profile import UpdateProfile
 from commands.upload_attachment import StoredImage, UploadAttachment
 from domain.ids import AttachmentId, ChatId, MessageId, UserId
-from infra import clock, database, event_log, migrate, rebuild, replay, verify
+from infra import clock, database, event_log, migrate, pipelined, rebuild, replay, verify
 from infra.bus import Bus
 from infra.executor import Request
 from infra.objects import Objects
@@ -275,10 +275,11 @@ async def test_no_reader_sees_less_than_its_position_says(
             await crowd.send()
 
     async with (
-        database.pool(database_url, name="test read", size=POOL_SIZE) as pool,
+        database.pool(database_url, name="test", size=1) as log_pool,
+        pipelined.pool(database_url, name="test read", size=POOL_SIZE) as pool,
         Bus(nats_url, name="test") as bus,
         Objects(settings(database_url, nats_url)) as objects,
-        ReadModels(pool, pool, bus, objects, wait_seconds=5) as models,
+        ReadModels(pool, log_pool, bus, objects, wait_seconds=5) as models,
         projecting(database_url, nats_url),
     ):
         await projected(database_url)
@@ -328,8 +329,8 @@ async def test_killed_at_any_moment_and_started_again_it_comes_to_the_same_rows(
                 process.send_signal(signal.SIGKILL)
             await process.communicate()
             await crowd.talk(3)
-        code, out, _ = await command(database_url, "replay", "--all")
-        assert code == 0
+        code, out, said = await command(database_url, "replay", "--all")
+        assert code == 0, said
         assert [line.partition(":")[0] for line in out.splitlines()] == list(NAMES)
         await projected(database_url)
         await copied(database_url, nats_url)
