@@ -8,8 +8,9 @@ A window is looked for in blocks of positions, from the newest, larger ones wher
 little to be found: that bounds the work for a frequent word, and for a rare one there are few
 blocks. Few chats are part of what the index intersects, many are checked for each match; where
 they hold few messages altogether, these are looked at one by one instead. What is not done
-within `WINDOW_SECONDS` is left to the next window, and a statement that would take all of
-`TIMEOUT_SECONDS` is ended: 503.
+within `WINDOW_SECONDS` is left to the next window, after `PAGE_SECONDS` already if there is
+enough for the longest page; and a statement that would take all of `TIMEOUT_SECONDS` is ended:
+503.
 
 A query of nothing but stop words, signs or excluded words finds nothing; a blank one is 400.
 """
@@ -51,6 +52,7 @@ MAX_BLOCKS = 32
 FEW_CHATS = 12
 # To look at each of so many messages takes some 4 ms.
 FEW_MESSAGES = 10_000
+PAGE_SECONDS = 0.005
 WINDOW_SECONDS = 0.25
 TIMEOUT_SECONDS = 2.0
 MAX_HIGHLIGHTED_WORDS = 256
@@ -193,6 +195,10 @@ class Search(NamedTuple):
     def is_by_chat(self) -> bool:
         return self.chat_count > FEW_CHATS and self.message_count <= FEW_MESSAGES
 
+    def messages_in(self, positions: int) -> int:
+        """How many of the chats' are among so many, if they come evenly."""
+        return self.message_count * positions // self.before
+
     def scoped(self, blocks: list[str]) -> str:
         """The query with what else the index can tell."""
         scopes = [blocks]
@@ -250,8 +256,8 @@ async def _window(wanted: Search, cursor: Cursor, snapshot: Snapshot) -> tuple[l
     """The matches of the window, newest first, and where it is."""
     before = cursor.before or wanted.before
     # A window that was shown in part stays what it was.
-    until = math.inf if cursor.is_inside else time.monotonic() + WINDOW_SECONDS
-    found, low = await _matches(wanted, cursor.low, before, until, snapshot)
+    began = math.inf if cursor.is_inside else time.monotonic()
+    found, low = await _matches(wanted, cursor.low, before, began, snapshot)
     if cursor.is_inside:
         return found, cursor
     inside = found[:CANDIDATES]
@@ -261,15 +267,16 @@ async def _window(wanted: Search, cursor: Cursor, snapshot: Snapshot) -> tuple[l
 
 
 async def _matches(
-    wanted: Search, low: int, before: int, until: float, snapshot: Snapshot
+    wanted: Search, low: int, before: int, began: float, snapshot: Snapshot
 ) -> tuple[list[Match], int]:
     """The newest in [low, before), and the position that was looked down to."""
     found: list[Match] = []
     # One more, to know whether there is an older window.
     most = CANDIDATES + 1
     size = before if wanted.is_by_chat else FIRST_POSITIONS
+    is_frequent = False
     while before > low and len(found) < most:
-        if found and time.monotonic() > until:
+        if found and time.monotonic() > began + _seconds_to_look(len(found)):
             break
         blocks = _blocks(before, size)
         arguments = {
@@ -280,17 +287,20 @@ async def _matches(
             "before": before,
             "limit": most - len(found),
         }
-        statement = MATCHES_OF_CHATS if wanted.is_by_chat else MATCHES
-        rows = await snapshot.rows(statement, arguments)
+        is_by_chat = wanted.is_by_chat or (
+            is_frequent and wanted.messages_in(before - blocks.low) <= FEW_MESSAGES
+        )
+        rows = await snapshot.rows(MATCHES_OF_CHATS if is_by_chat else MATCHES, arguments)
         found += [Match(**row) for row in rows]
         before = max(low, blocks.low)
-        size = _next_size(size, len(rows), most - len(found))
+        growth = 1 + (most - len(found)) // max(len(rows), 1)
+        is_frequent = wanted.chat_count <= FEW_CHATS and growth < MAX_GROWTH
+        size = max(FIRST_POSITIONS, size * min(MAX_GROWTH, growth))
     return found, before
 
 
-def _next_size(size: int, found: int, missing: int) -> int:
-    """In so many positions, what is missing should be found."""
-    return max(FIRST_POSITIONS, size * min(MAX_GROWTH, 1 + missing // max(found, 1)))
+def _seconds_to_look(found: int) -> float:
+    return WINDOW_SECONDS if found < MAX_LIMIT else PAGE_SECONDS
 
 
 def _blocks(before: int, size: int) -> Blocks:
