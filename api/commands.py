@@ -40,6 +40,7 @@ from domain.refusals import (
     WrongPassword,
 )
 from infra.executor import Done, KeyReused, Request
+from infra.lanes import Lane
 from infra.login_limits import TooManyFailures
 from infra.tokens import Caller
 
@@ -91,11 +92,12 @@ async def execute(
     caller: Caller | None,
     inbound: Inbound,
     key: str | None,
+    lane: Lane | None = None,
 ) -> Done:
     """What HTTP adds to the executor: metrics, the sessions that a new password ends, and all
     that the end of an account brings."""
     actor = caller.user_id if caller else None
-    request = Request(command, actor, key, inbound.request_id)
+    request = Request(command, actor, key, inbound.request_id, lane=lane)
     try:
         if handler.has_password and actor is not None:
             done = await _with_password(parts, request, actor, inbound)
@@ -137,6 +139,7 @@ async def run_named(
     name: str,
     data: msgspec.Raw,
     key: str | None,
+    lane: Lane | None = None,
 ) -> Done:
     """A command that is named in a body, or on the stream. Raises Refusal, or Unavailable."""
     handler = BY_NAME.get(name)
@@ -148,7 +151,7 @@ async def run_named(
         parts.rate_limits.with_password(inbound.scope)
     checked = None if key is None else _checked_key(key)
     command = decode(_DECODERS[handler.name], data)
-    return await execute(parts, handler, command, caller, inbound, checked)
+    return await execute(parts, handler, command, caller, inbound, checked, lane)
 
 
 def _single(handler: Handler) -> Callable[[Call], Awaitable[Reply]]:

@@ -47,6 +47,7 @@ from infra.codec import KeyMissing
 from infra.database import DOWN, Pool, first_line
 from infra.errors import Unavailable
 from infra.keyring import KeyId, Keyring, Secret
+from infra.lanes import Lane
 from infra.passwords import Passwords
 
 MAX_CACHED_STREAMS = 50_000
@@ -77,6 +78,7 @@ class Request(NamedTuple):
 
     `presumed`: the sender alone writes these streams, and sends on before it is answered. What
     was decided then counts for the next decisions at once; their guards hold only if it lands.
+    `lane`: the sender sends on before it is answered, and none rests on one before it.
     """
 
     command: Command
@@ -85,6 +87,7 @@ class Request(NamedTuple):
     request_id: str | None = None
     now: datetime | None = None
     presumed: bool = False
+    lane: Lane | None = None
 
 
 class Executor:
@@ -294,8 +297,16 @@ class _Attempt:
         self._facts: dict[Fact, Any] = {}
         self._metadata = b""
         self._body_hash = ""
+        self._place = request.lane.join() if request.lane is not None else None
 
     async def run(self) -> Done:
+        try:
+            return await self._run()
+        finally:
+            if self._place is not None:
+                self._place.leave()
+
+    async def _run(self) -> Done:
         if self._request.key is not None:
             self._body_hash = await self._executor.body_hash(self._handler, self._request.command)
         contended: list[StreamId] = []
@@ -309,6 +320,8 @@ class _Attempt:
     async def _once(self, contended: list[StreamId]) -> Done | None:
         """None after a conflict: `contended` then names what it was about."""
         async with self._executor.in_order(self._request):
+            if self._place is not None:
+                await self._place.turn()
             view, decision = await self._decide()
             if isinstance(decision, Refusal):
                 return await self._replayed_or(view, decision)
@@ -324,6 +337,8 @@ class _Attempt:
                 raise
             if self._request.presumed:
                 self._presume(view, decision)
+            if self._place is not None:
+                await self._place.send_off(view.used)
         outcome = await self._outcome(view, decision, append)
         match outcome.verdict:
             case "appended":
@@ -336,6 +351,8 @@ class _Attempt:
             case "taken":
                 raise TAKEN[outcome.detail or ""](f"this {outcome.detail} is taken")
             case "conflict":
+                if self._place is not None:
+                    self._place.come_back()
                 contended[:] = {event.stream for event in decision.events}
                 await self._executor.refresh(list(view.used))
                 return None

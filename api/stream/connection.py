@@ -38,6 +38,7 @@ from domain.refusals import Refusal
 from infra import clock
 from infra.database import DOWN
 from infra.errors import MessengerError
+from infra.lanes import Lane
 from infra.tokens import Caller
 
 AUTHENTICATE_SECONDS = 5.0
@@ -50,6 +51,8 @@ MAX_HELD_BYTES = 8 * 1024 * 1024
 MAX_WAITING_FRAMES = 1_000
 MAX_WAITING_BYTES = 2 * wire.MAX_FRAME_BYTES
 MAX_WAITING_COMMANDS = 64
+SEND = "send-message"
+REPLY = b'"reply_to'
 # A bucket of frames: so many at once, then so many a second.
 FRAMES_BURST = 2_000
 FRAMES_PER_SECOND = 500.0
@@ -78,6 +81,7 @@ class Connection:
         self._early: deque[bytes] = deque()
         self._early_bytes = 0
         self._commands: deque[RunCommand] = deque()
+        self._lane = Lane()
         self._received = 0
         self._session_has_ended = False
         self._frames_left = float(FRAMES_BURST)
@@ -379,11 +383,20 @@ class Connection:
     async def _run_commands(self) -> None:
         try:
             while self._commands and not self._session_has_ended:
-                self._write(await self._outcome(self._commands.popleft()))
+                together = self._next_together()
+                outcomes = await asyncio.gather(*(self._outcome(run) for run in together))
+                self._write(b"".join(outcomes))
         finally:
             self._running = None
         if self._session_has_ended:
             self.end_session()
+
+    def _next_together(self) -> list[RunCommand]:
+        """The next command, and those after it that need not wait until it is written."""
+        together = [self._commands.popleft()]
+        while self._commands and _is_plain(together[-1]) and _is_plain(self._commands[0]):
+            together.append(self._commands.popleft())
+        return together
 
     async def _outcome(self, run: RunCommand) -> bytes:
         parts, scope = self._services.parts, dict(self._scope)
@@ -392,7 +405,13 @@ class Connection:
         try:
             parts.rate_limits.signed_in(scope, self.user_id)
             done = await run_named(
-                parts, inbound, self._caller, run.name, run.data, run.idempotency_key
+                parts,
+                inbound,
+                self._caller,
+                run.name,
+                run.data,
+                run.idempotency_key,
+                self._lane,
             )
             return frames.result(run.ref, answer(done))
         except Exception as error:  # noqa: BLE001 - told to the client, as over HTTP
@@ -411,6 +430,11 @@ class Connection:
         ):
             return
         self._services.typing.tell(chat_id, self.user_id)
+
+
+def _is_plain(run: RunCommand) -> bool:
+    """A message that rests on no other: what it replies to may still be on its way."""
+    return run.name == SEND and REPLY not in bytes(run.data)
 
 
 async def _nothing() -> Any:

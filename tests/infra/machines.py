@@ -1,7 +1,7 @@
 """An executor with all it stands on, as a process has them; several of them race in tests."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -12,14 +12,28 @@ from commands.add_members import AddMembers
 from commands.command import Command
 from commands.create_group import CreateGroup
 from commands.register_user import RegisterUser
+from domain.chat import GroupCreated, MemberLeft, MemberRemoved, MembersAdded
+from domain.event import Event
 from domain.ids import ChatId, UserId
-from infra import clock, database
+from domain.message import MessageSent, SystemMessageSent
+from infra import clock, database, event_log
 from infra.appender import Appender
 from infra.database import Pool
 from infra.executor import Done, Executor, Request
 from infra.keyring import Keyring, Secret
 from infra.passwords import Passwords
 
+EVERY_TYPE = [
+    event.type
+    for event in (
+        GroupCreated,
+        MembersAdded,
+        MemberRemoved,
+        MemberLeft,
+        MessageSent,
+        SystemMessageSent,
+    )
+]
 POOL_SIZE = 4
 QUEUE_LIMIT = 10_000
 BCRYPT_ROUNDS = 4
@@ -86,6 +100,17 @@ async def running(
 async def several(url: str, count: int) -> AsyncIterator[list[Machine]]:
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(running(url)) for _ in range(count)]
+
+
+async def events(machine: Machine, types: Iterable[str] = EVERY_TYPE) -> list[Event]:
+    """The log's events of these types, in order and opened; that it is dense is checked."""
+    async with machine.pool.connection() as connection:
+        head = (await event_log.head(connection)).position
+        recorded = await event_log.read(connection, after=0, up_to=head, types=list(types))
+    assert [item.position for item in recorded] == list(range(1, head + 1))
+    found = [item.event for item in recorded if item.event is not None]
+    await event_log.open_events(found, Keyring(SECRET, machine.pool))
+    return found
 
 
 async def fetch(connection: AsyncConnection[Any], statement: Any, *values: Any) -> list[Any]:

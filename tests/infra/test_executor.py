@@ -38,18 +38,17 @@ from domain.refusals import (
     UsernameTaken,
     WrongPassword,
 )
-from infra import clock, event_log, keyring
+from infra import clock, keyring
 from infra import executor as executing
 from infra.errors import Unavailable
 from infra.executor import Done, KeyReused, Request
-from infra.keyring import Keyring
 from tests.commands.history import History
 from tests.infra.machines import (
     PASSWORD,
     POOL_SIZE,
-    SECRET,
     Machine,
     answer,
+    events,
     fetch,
     new_user_id,
     running,
@@ -70,11 +69,6 @@ KILL_OTHERS = """
     FROM pg_stat_activity
     WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
 """
-
-EVERY_TYPE = [event.type for event in (GroupCreated, MembersAdded, MemberRemoved, MemberLeft)] + [
-    MessageSent.type,
-    SystemMessageSent.type,
-]
 
 
 @pytest.fixture
@@ -104,17 +98,6 @@ def done(found: list[Done | Refusal]) -> list[Done]:
 
 def refusals(found: list[Done | Refusal]) -> Counter[type[Refusal]]:
     return Counter(type(one) for one in found if isinstance(one, Refusal))
-
-
-async def events(machine: Machine, types: Iterable[str] = EVERY_TYPE) -> list[Event]:
-    """The log's events of these types, in order and opened; that it is dense is checked."""
-    async with machine.pool.connection() as connection:
-        head = (await event_log.head(connection)).position
-        recorded = await event_log.read(connection, after=0, up_to=head, types=list(types))
-    assert [item.position for item in recorded] == list(range(1, head + 1))
-    found = [item.event for item in recorded if item.event is not None]
-    await event_log.open_events(found, Keyring(SECRET, machine.pool))
-    return found
 
 
 def send(chat_id: ChatId, content: str = "hello", **fields: Any) -> SendMessage:

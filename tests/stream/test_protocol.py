@@ -6,6 +6,7 @@ import time
 from contextlib import AsyncExitStack
 from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
+from uuid import uuid4
 
 import jwt
 import pytest
@@ -328,6 +329,24 @@ async def test_answers_come_in_order_and_bear_their_refs_whatever_these_are(api:
         assert [frame["op"] for frame in client.frames] == wanted
         await client.say("command", ref="x" * 255, name="no-such")
         assert await client.close_code() == 4009
+
+
+async def test_messages_sent_without_waiting_are_written_in_their_order(api: Api) -> None:
+    """Also those that reply to one whose answer is not there yet."""
+    ann, ben = await api.person("ann"), await api.person("ben")
+    chat_id = await group(ann, ben)
+    ids = [str(uuid4()) for _ in range(150)]
+    async with connected(api.url, token(ann)) as client:
+        for number, message_id in enumerate(ids):
+            data = {"chat_id": chat_id, "content": str(number), "message_id": message_id}
+            if number % 7 == 6:
+                data["reply_to_id"] = ids[number - 1]
+            await client.say("command", ref=number, name="send-message", data=data)
+        await client.wait(lambda frame: frame.get("ref") == len(ids) - 1)
+        results = [frame for frame in client.frames if frame["op"] == "result"]
+    assert [frame["message_id"] for frame in results] == ids
+    positions = [frame["position"] for frame in results]
+    assert positions == sorted(set(positions))
 
 
 async def test_commands_on_the_stream_are_limited_like_those_over_http(
