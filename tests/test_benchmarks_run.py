@@ -1,4 +1,4 @@
-"""The benchmarks are programs that work: two of them run, briefly, and say their figures.
+"""The benchmarks are programs that work: some of them run, briefly, and say their figures.
 
 How fast it was is not judged here: tests run on machines that are busy with other things.
 """
@@ -20,7 +20,12 @@ def test_the_stream_benchmark_runs_and_nothing_is_missing_or_doubled() -> None:
     said = ran("stream")
     assert "receipts missing: 0 " in said
     assert said.count("out of order or twice: 0 ") == 2
-    assert "over sockets" in said
+
+
+def test_the_benchmark_of_sending_runs_and_compares_sockets_with_http() -> None:
+    said = ran("sending")
+    assert "64 senders over sockets, 8 at a time each, beside HTTP: " in said
+    assert "one sender over its socket" in said
 
 
 def ran(name: str) -> str:

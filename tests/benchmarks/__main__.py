@@ -20,6 +20,7 @@ from tests.benchmarks import (
     projectors,
     queries,
     search,
+    sending,
     stream,
     uploads,
 )
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "search": search.run,
     "uploads": uploads.run,
     "stream": stream.run,
+    "sending": sending.run,
 }
 
 

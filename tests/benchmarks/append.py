@@ -61,7 +61,7 @@ async def _compare(
     """The judged number of senders has targets; the others are for information."""
     before = await pgbench.inserts(url, event, clients=min(senders, 64), seconds=seconds)
     batches, commands = machine.appender.batches, machine.appender.commands
-    ours = await _send(machine, seats, senders, seconds)
+    ours = await send(machine, seats, senders, seconds)
     size = (machine.appender.commands - commands) / (machine.appender.batches - batches)
     after = await pgbench.inserts(url, event, clients=min(senders, 64), seconds=seconds)
     judged = senders == JUDGED_SENDERS
@@ -88,7 +88,7 @@ async def _compare(
     )
 
 
-async def _send(machine: Machine, seats: list[Seat], senders: int, seconds: int) -> Rate:
+async def send(machine: Machine, seats: list[Seat], senders: int, seconds: int) -> Rate:
     times: list[float] = []
     began = perf_counter()
     deadline = began + seconds

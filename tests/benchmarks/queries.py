@@ -8,8 +8,6 @@ the smallest query there is. Targets are for a steady rate, where an answer's ti
 back to back, eight readers wait for each other, and the time says how many there are a second.
 """
 
-import asyncio
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
@@ -17,7 +15,6 @@ from hashlib import md5
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-import msgspec
 import psycopg
 
 from domain.ids import UserId
@@ -26,7 +23,7 @@ from infra.embedded import nats
 from infra.tokens import Caller, Tokens
 from projections import NAMES
 from tests.api import process
-from tests.benchmarks import harness
+from tests.benchmarks import harness, readers
 from tests.benchmarks.harness import Report, below
 from tests.benchmarks.readers import Plan, Result
 from tests.benchmarks.workload import TEXTS
@@ -38,7 +35,6 @@ STATES_PER_SECOND = 8.0
 SECONDS = 20.0
 QUICK_SECONDS = 2.0
 WARM_UP_SECONDS = 2.0
-READERS_TIMEOUT_SECONDS = 120.0
 TOKEN_SECONDS = 86_400
 
 MESSAGES = 1_000_000
@@ -286,15 +282,7 @@ async def _read(
         [_request(path, world.user(reader)) for path in section.paths(world, reader)]
         for reader in range(1, READERS + 1)
     ]
-    readers = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.benchmarks.readers"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    plan = msgspec.json.encode(Plan(url, requests, per_second, seconds))
-    output, _ = await asyncio.wait_for(readers.communicate(plan), READERS_TIMEOUT_SECONDS)
-    assert readers.returncode == 0, "the readers failed; their errors are above"
-    return msgspec.json.decode(output, type=Result)
+    return await readers.apart(Plan(url, requests, per_second, seconds))
 
 
 def _request(path: str, user_id: str) -> str:

@@ -7,6 +7,7 @@ millisecond that was not the server's.
 Reads a `Plan` on stdin and answers a `Result` on stdout.
 """
 
+import asyncio
 import socket
 import sys
 import time
@@ -21,6 +22,7 @@ from tests.benchmarks.harness import percentile
 
 HTTP_PORT = 80
 TIMEOUT_SECONDS = 30.0
+PROCESS_TIMEOUT_SECONDS = 120.0
 MAX_ANSWER_BYTES = 1_000_000
 HEAD_END = b"\r\n\r\n"
 LENGTH = b"content-length:"
@@ -76,6 +78,19 @@ class Reader:
         read_bytes = self._socket.recv_into(memoryview(self._answer)[begin:])
         assert read_bytes, "the server has closed the connection"
         return read_bytes
+
+
+async def apart(plan: Plan) -> Result:
+    """What readers in a process of their own find."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.benchmarks.readers"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    given = msgspec.json.encode(plan)
+    output, _ = await asyncio.wait_for(process.communicate(given), PROCESS_TIMEOUT_SECONDS)
+    assert process.returncode == 0, "the readers failed; their errors are above"
+    return msgspec.json.decode(output, type=Result)
 
 
 def run(plan: Plan) -> Result:

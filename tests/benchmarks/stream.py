@@ -2,29 +2,39 @@
 
 They connect all at once; then 50 messages/s are sent over the sockets, by turns into chats of each
 size, and every client acknowledges what it gets; then all are cut off and resume; then the rate
-rises as long as p99 from send to receipt stays under a bound. Last, the same senders send as fast
-as it goes, over HTTP and over sockets by turns. Baseline of the same run, before and after: a bare
-WebSocket server on the same uvicorn that passes the same messages on to the same sockets.
+rises as long as p99 from send to receipt stays under a bound. Baseline of the same run, before and
+after: a bare WebSocket server on the same uvicorn that passes the same messages on to the same
+sockets.
 """
 
 import asyncio
 import re
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, LiteralString
 
 import httpx
 import msgspec
 import psycopg
 
 from tests.benchmarks import harness, http_send, system
-from tests.benchmarks.harness import Report, at_least_times_baseline, below
+from tests.benchmarks.crowd import (
+    HEAD,
+    SETTLE_TIMEOUT_SECONDS,
+    SETUP_TIMEOUT_SECONDS,
+    Crowd,
+    gathered,
+    generating,
+    is_settled,
+    note_errors,
+    number_of,
+    process_of,
+    settled,
+)
+from tests.benchmarks.harness import Report, below
 from tests.benchmarks.stream_bare import Bare
-from tests.benchmarks.stream_load import Cut, Drive, Open, Outcome, Phase, Saturate, Send
+from tests.benchmarks.stream_load import Cut, Drive, Open, Outcome, Phase
 from tests.benchmarks.system import Running
-from tests.benchmarks.workload import TEXTS
 
 PEOPLE, QUICK_PEOPLE = 1_000, 40
 CHAT_SIZES, QUICK_CHAT_SIZES = (2, 10, 100, 300), (2, 10, 20)
@@ -40,38 +50,14 @@ RAMP_SECONDS = 12.0
 RAMP_STEP = 1.25
 MAX_RAMP_STEPS = 12
 RAMP_P99_MS = 250.0
-SENDERS = 64
-PIPELINED = 8
-SEND_ROUNDS, QUICK_SEND_ROUNDS = 3, 1
-SEND_SECONDS, QUICK_SEND_SECONDS = 6.0, 1.0
-HTTP_MESSAGES, QUICK_HTTP_MESSAGES = 6_000, 300
-HTTP_AT_ONCE = 100_000.0  # a rate that nothing reaches: as fast as it goes
-SOCKET_RATIO = 1.5
-LIKE_THEM = f"1000000 {TEXTS[1]}"  # as long as what the sockets send
-SETUP_TOGETHER = 16
-SETUP_TIMEOUT_SECONDS = 60.0
 SAMPLE_SECONDS = 0.25
-SETTLE_TIMEOUT_SECONDS = 60.0
 QUIET_SECONDS = 3.0
-MAX_LINE_BYTES = 16 * 1024 * 1024
-PHASE_TIMEOUT_SECONDS = 180.0
-STOP_TIMEOUT_SECONDS = 30.0
 TOKEN_HEAD = "Bearer "
 
 BEHIND: LiteralString = """
     SELECT p.projection, extract(epoch FROM clock_timestamp() - e.recorded_at)::float8
     FROM projection_checkpoints AS p
     JOIN event_log AS e ON e.position = p.position + 1
-"""
-
-HEAD: LiteralString = """
-    SELECT position
-    FROM log_head
-"""
-
-SLOWEST: LiteralString = """
-    SELECT min(position)
-    FROM projection_checkpoints
 """
 
 EVENTS: LiteralString = """
@@ -88,21 +74,13 @@ PENDING: LiteralString = """
 """
 
 
-class Crowd(NamedTuple):
-    """`sends`: by turns into chats of each size, by all of their members."""
-
-    tokens: list[str]
-    members: dict[str, list[int]]
-    sends: list[Send]
-
-
 async def run(report: Report, *, is_quick: bool) -> None:
     people = QUICK_PEOPLE if is_quick else PEOPLE
     sizes = QUICK_CHAT_SIZES if is_quick else CHAT_SIZES
     async with system.up() as running:
         harness.note_server(report, running.database_url)
-        crowd = await _crowd(running.api_url, people, sizes)
-        await _settled(running)
+        crowd = await gathered(running.api_url, people, sizes)
+        await settled(running)
         report.note(
             f"{people:,} people in {len(crowd.members)} chats of {', '.join(map(str, sizes))}"
         )
@@ -111,7 +89,7 @@ async def run(report: Report, *, is_quick: bool) -> None:
 
 async def _whole(report: Report, running: Running, crowd: Crowd, *, is_quick: bool) -> None:
     before = await _bare(crowd, is_quick)
-    async with _generating() as generate:
+    async with generating() as generate:
         await _connect(report, running, crowd, generate)
         driven = await _headline(
             report, running, crowd, generate, seconds=QUICK_SECONDS if is_quick else SECONDS
@@ -122,8 +100,6 @@ async def _whole(report: Report, running: Running, crowd: Crowd, *, is_quick: bo
         if not is_quick:
             await _ramp(report, running, crowd, generate)
         await generate(Cut())
-        await _settled(running)
-        await _sending(report, running, crowd, generate, is_quick=is_quick)
 
 
 # ------------------------------------------------------------------------------ connecting
@@ -136,11 +112,11 @@ async def _connect(
     await asyncio.sleep(QUIET_SECONDS)
     before = _resident_kb(running.pids["api"])
     opened = await generate(Open(running.api_url, crowd.tokens))
-    _note_errors(report, opened)
+    note_errors(report, opened)
     report.add(
         f"{len(crowd.tokens):,} sockets connect at once: all ready after", opened.ready_seconds, "s"
     )
-    await _settled(running)
+    await settled(running)
     await asyncio.sleep(QUIET_SECONDS)
     per_socket = (_resident_kb(running.pids["api"]) - before) / len(crowd.tokens)
     report.add("memory of an idle socket", per_socket, "kB", target=below(IDLE_SOCKET_KB))
@@ -152,7 +128,7 @@ async def _resume(
 ) -> None:
     """All are cut, miss messages in chats of each size, and come back at once."""
     position = (await generate(Drive([], RATE, 0))).position
-    await _settled(running)
+    await settled(running)
     await generate(Cut())
     async with httpx.AsyncClient(base_url=running.api_url, timeout=SETUP_TIMEOUT_SECONDS) as client:
         for send in crowd.sends[:MISSED_MESSAGES]:
@@ -161,13 +137,13 @@ async def _resume(
             await http_send.posted(client, "/v1/commands/send-message", body, token=token)
     missed = sum(send.recipients for send in crowd.sends[:MISSED_MESSAGES])
     opened = await generate(Open(running.api_url, crowd.tokens, after=position, missed=missed))
-    _note_errors(report, opened)
+    note_errors(report, opened)
     name = f"{len(crowd.tokens):,} sockets resume at once"
     report.add(f"{name}: all ready after", opened.ready_seconds, "s")
     report.add(f"{name}: {missed:,} missed messages there after", opened.seconds, "s")
     report.add(f"{name}: told to come again later", opened.refused, "")
     report.add(f"{name}: out of order or twice", opened.disordered, "", target=below(1))
-    await _settled(running)
+    await settled(running)
 
 
 # -------------------------------------------------------------------------------- driving
@@ -185,7 +161,7 @@ async def _headline(
     async with await psycopg.AsyncConnection.connect(
         running.database_url, autocommit=True
     ) as connection:
-        head = await _number(connection, HEAD)
+        head = await number_of(connection, HEAD)
         used = system.used(running)
         sampling = asyncio.create_task(_sample(connection))
         driven: Outcome = await generate(Drive(crowd.sends, RATE, seconds))
@@ -194,7 +170,7 @@ async def _headline(
         sampling.cancel()
         behind = await sampling
         events = dict(await (await connection.execute(EVENTS, (head,))).fetchall())
-    _note_errors(report, driven)
+    note_errors(report, driven)
     report.note(f"{name}: {_times(driven)}")
     report.note(
         f"{name}: {driven.frames:,} frames came to clients, {driven.acknowledged:,} "
@@ -250,85 +226,10 @@ async def _ramp(
             f"ramp at {rate:.0f}/s: {_times(driven)}; all delivered after {delivered_seconds:.1f} s"
         )
         if driven.p99_ms >= RAMP_P99_MS or driven.missing or driven.errors:
-            _note_errors(report, driven)
+            note_errors(report, driven)
             break
         best, rate = rate, rate * RAMP_STEP
     report.add(f"highest rate at which p99 stays under {RAMP_P99_MS:.0f} ms", best, "messages/s")
-
-
-# -------------------------------------------------------------------------------- sending
-
-
-class Way:
-    """A way to send: its rates, and what a message took of the API's processor time."""
-
-    def __init__(self) -> None:
-        self.rates: list[float] = []
-        self.api_ms: list[float] = []
-
-    @asynccontextmanager
-    async def counted(self, running: Running) -> AsyncIterator[Callable[[int, float], None]]:
-        """What is sent within, and until the read models have it."""
-        before = system.used(running)["api"].processor_seconds
-        counts: list[int] = []
-
-        def count(messages: int, per_second: float) -> None:
-            counts.append(messages)
-            self.rates.append(per_second)
-
-        yield count
-        await _settled(running)
-        spent = system.used(running)["api"].processor_seconds - before
-        self.api_ms.append(1e3 * spent / sum(counts))
-
-
-async def _sending(
-    report: Report,
-    running: Running,
-    crowd: Crowd,
-    generate: Callable[[Phase], Any],
-    *,
-    is_quick: bool,
-) -> None:
-    """Into chats of 2. The sockets do not start: HTTP's clients get no events either."""
-    tokens = crowd.tokens[:SENDERS]
-    sends = [send for send in crowd.sends if send.recipients == 2 and send.sender < len(tokens)]
-    seconds = QUICK_SEND_SECONDS if is_quick else SEND_SECONDS
-    messages = QUICK_HTTP_MESSAGES if is_quick else HTTP_MESSAGES
-    requests = [http_send.request(tokens[send.sender], send.chat_id, LIKE_THEM) for send in sends]
-    over_http, alone, pipelined = Way(), Way(), Way()
-    for _ in range(QUICK_SEND_ROUNDS if is_quick else SEND_ROUNDS):
-        async with over_http.counted(running) as count:
-            http = await http_send.load(running, requests, HTTP_AT_ONCE, messages / HTTP_AT_ONCE)
-            count(http.answered, http.per_second)
-        for way, together in ((alone, 1), (pipelined, PIPELINED)):
-            await generate(Open(running.api_url, tokens, starts=False))
-            async with way.counted(running) as count:
-                sent = await generate(Saturate(sends, together, seconds))
-                _note_errors(report, sent)
-                count(sent.sent, sent.sent / seconds)
-            await generate(Cut())
-    _compare(report, len(tokens), over_http, alone, pipelined)
-
-
-def _compare(report: Report, senders: int, over_http: Way, alone: Way, pipelined: Way) -> None:
-    base, base_ms = harness.mean(over_http.rates), harness.mean(over_http.api_ms)
-    report.add(f"{senders} senders over HTTP, one request at a time each", base, "messages/s")
-    for name, way in (("one", alone), (f"{PIPELINED}", pipelined)):
-        target = at_least_times_baseline(SOCKET_RATIO) if way is pipelined else None
-        report.add(
-            f"over sockets, {name} at a time each, beside HTTP",
-            harness.mean(way.rates),
-            "messages/s",
-            baseline=base,
-            target=target,
-        )
-        report.add(
-            f"over sockets, {name} at a time: the API's processor for a message, beside HTTP",
-            harness.mean(way.api_ms),
-            "ms",
-            baseline=base_ms,
-        )
 
 
 # ------------------------------------------------------------------------ what is measured
@@ -354,29 +255,10 @@ async def _delivered(running: Running) -> float:
         running.database_url, autocommit=True
     ) as connection:
         while loop.time() - began < SETTLE_TIMEOUT_SECONDS:
-            if await _number(connection, PENDING) == 0 and await _is_settled(connection):
+            if await number_of(connection, PENDING) == 0 and await is_settled(connection):
                 break
             await asyncio.sleep(SAMPLE_SECONDS / 5)
     return loop.time() - began
-
-
-async def _settled(running: Running) -> None:
-    async with (
-        asyncio.timeout(SETTLE_TIMEOUT_SECONDS),
-        await psycopg.AsyncConnection.connect(running.database_url, autocommit=True) as connection,
-    ):
-        while not await _is_settled(connection):
-            await asyncio.sleep(SAMPLE_SECONDS)
-
-
-async def _is_settled(connection: psycopg.AsyncConnection[Any]) -> bool:
-    return await _number(connection, SLOWEST) >= await _number(connection, HEAD)
-
-
-async def _number(connection: psycopg.AsyncConnection[Any], statement: LiteralString) -> int:
-    row = await (await connection.execute(statement)).fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 def _resident_kb(pid: int) -> float:
@@ -414,11 +296,6 @@ def _sorted(behind: dict[str, float]) -> str:
     )
 
 
-def _note_errors(report: Report, outcome: Outcome) -> None:
-    for error in outcome.errors:
-        report.note(error)
-
-
 # ------------------------------------------------------------------- processes and people
 
 
@@ -429,80 +306,10 @@ async def _bare(crowd: Crowd, is_quick: bool) -> Outcome:
         for chat_id, numbers in crowd.members.items()
     }
     seconds = QUICK_BASELINE_SECONDS if is_quick else BASELINE_SECONDS
-    async with _process("tests.benchmarks.stream_bare") as process, _generating() as generate:
+    async with process_of("tests.benchmarks.stream_bare") as process, generating() as generate:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(msgspec.json.encode(Bare(members)) + b"\n")
         port = int(await asyncio.wait_for(process.stdout.readline(), SETUP_TIMEOUT_SECONDS))
         await generate(Open(f"http://127.0.0.1:{port}", crowd.tokens))
         return await generate(Drive(crowd.sends, RATE, seconds))
-
-
-@asynccontextmanager
-async def _generating() -> AsyncIterator[Callable[[Phase], Any]]:
-    """What runs a phase in a generator of its own."""
-    async with _process("tests.benchmarks.stream_load") as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-
-        async def generate(phase: Phase) -> Outcome:
-            stdin.write(msgspec.json.encode(phase) + b"\n")
-            line = await asyncio.wait_for(stdout.readline(), PHASE_TIMEOUT_SECONDS)
-            assert line, "the load generator failed; its errors are above"
-            return msgspec.json.decode(line, type=Outcome)
-
-        yield generate
-
-
-@asynccontextmanager
-async def _process(module: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=MAX_LINE_BYTES,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_SECONDS)
-
-
-async def _crowd(url: str, count: int, sizes: tuple[int, ...]) -> Crowd:
-    """Each person is in one chat of each size, as far as they go round."""
-    slots = asyncio.Semaphore(SETUP_TOGETHER)
-    async with httpx.AsyncClient(base_url=url, timeout=SETUP_TIMEOUT_SECONDS) as client:
-
-        async def one(number: int) -> tuple[str, str]:
-            async with slots:
-                return await http_send.person(client, number)
-
-        async def chat(begin: int, size: int) -> tuple[str, list[int]]:
-            async with slots:
-                seats = await http_send.group(client, people[begin : begin + size])
-                return seats[0][1], list(range(begin, begin + size))
-
-        people = await asyncio.gather(*map(one, range(count)))
-        by_size = [
-            await asyncio.gather(*(chat(begin, size) for begin in range(0, count - size + 1, size)))
-            for size in sizes
-        ]
-    return Crowd(
-        [token for _, token in people],
-        {chat_id: numbers for chats in by_size for chat_id, numbers in chats},
-        _in_turn(by_size, count),
-    )
-
-
-def _in_turn(by_size: list[list[tuple[str, list[int]]]], count: int) -> list[Send]:
-    """As many of each size; in each chat its members one after the other."""
-    sends = []
-    for turn in range(count):
-        for chats in by_size:
-            chat_id, numbers = chats[turn % len(chats)]
-            sender = numbers[turn // len(chats) % len(numbers)]
-            sends.append(Send(sender, chat_id, len(numbers)))
-    return sends

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from tests.benchmarks import harness
+from tests.infra.machines import SECRET_TEXT
 
 READY_TIMEOUT_SECONDS = 60.0
 READY_POLL_SECONDS = 0.1
@@ -23,6 +24,7 @@ ENVIRON = {
     "MESSENGER_ENV": "test",
     "MESSENGER_RATE_LIMITS": "off",
     "MESSENGER_BCRYPT_ROUNDS": "4",
+    "MESSENGER_SECRET": SECRET_TEXT,
 }
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PARENT_FIELD, USER_FIELD, SYSTEM_FIELD = 1, 11, 12  # of /proc/PID/stat, after the name

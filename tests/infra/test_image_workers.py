@@ -1,6 +1,7 @@
 """Image workers: bounded, replaced, harmless to everyone else, and gone when their process is."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -79,6 +80,12 @@ async def test_workers_start_with_the_first_image_and_end_with_the_pool(tmp_path
     assert workers() == []
 
 
+def niceness_of_session(pid: int) -> int | None:
+    """None where the kernel does not share by session."""
+    path = Path(f"/proc/{pid}/autogroup")
+    return int(path.read_text().split()[-1]) if path.exists() else None
+
+
 async def test_a_worker_is_nice_and_knows_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +94,8 @@ async def test_a_worker_is_nice_and_knows_no_secret(
         assert await is_right(work)
         (worker,) = workers()
         assert worker.nice() == NICENESS
+        assert os.sched_getscheduler(worker.pid) == os.SCHED_IDLE
+        assert niceness_of_session(worker.pid) in (None, NICENESS)
         assert not [name for name in worker.environ() if name.startswith("MESSENGER")]
         limit = worker.rlimit(psutil.RLIMIT_AS)
         assert limit == (Limits().memory_bytes, Limits().memory_bytes)
