@@ -16,7 +16,7 @@ from api.queries.messages import Message, messages_by_id
 from api.queries.paging import CURSOR, FIRST_PAGE, Cursor, read_cursor, write_cursor
 from api.queries.query import Query, Time, id_parameter, operation, whole_parameter
 from api.queries.users import User, shown_avatar, user_of
-from api.queries.whole import MAX_APART, Torn, answer_whole_or
+from api.queries.whole import MAX_APART, PLACE, Torn, answer_whole_or
 from api.read_models import Snapshot
 from domain.refusals import NotFound
 
@@ -133,14 +133,9 @@ PARTICIPANTS = (
 )
 
 # Whether some of the read models that are used have events of the chat that others have not.
-TORN = """
-    WITH place AS MATERIALIZED (
-        SELECT
-            min(coalesce(c.position, 0)) AS low,
-            max(coalesce(c.position, 0)) AS high
-        FROM unnest(%(used)s::text[]) AS used (projection)
-        LEFT JOIN projection_checkpoints AS c ON c.projection = used.projection
-    )
+TORN: LiteralString = (
+    PLACE
+    + """
     SELECT
         high - low > %(max_apart)s OR EXISTS (
             SELECT
@@ -151,6 +146,7 @@ TORN = """
         ) AS is_torn
     FROM place
 """
+)
 
 Role = Literal["owner", "admin", "member"]
 

@@ -125,7 +125,7 @@ SHOWN: LiteralString = """
 # that a plan does not depend on what they were when it was made.
 SETTINGS = {"sent_from": "messenger.sent_from", "sent_to": "messenger.sent_to"}
 
-_SPAN: LiteralString = """
+SPAN: LiteralString = """
     SELECT
         set_config(%(sent_from)s, coalesce(min(created_at), 'infinity')::text, true),
         set_config(%(sent_to)s, coalesce(max(created_at), '-infinity')::text, true)
@@ -136,7 +136,7 @@ _SPAN: LiteralString = """
 """
 
 SPAN_BEFORE: LiteralString = (
-    _SPAN
+    SPAN
     + """
             AND seq < %(seq)s
         ORDER BY seq DESC
@@ -146,7 +146,7 @@ SPAN_BEFORE: LiteralString = (
 )
 
 SPAN_AFTER: LiteralString = (
-    _SPAN
+    SPAN
     + """
             AND seq > %(seq)s
         ORDER BY seq
@@ -158,7 +158,7 @@ SPAN_AFTER: LiteralString = (
 # The page first, for participants only; then what is shown with it. The inner limit is
 # MAX_LIMIT and one more: a number that the planner sees, so that it plans for a page and not
 # for a tenth of all that a chat may hold.
-_PAGE_OF_CHAT: LiteralString = (
+PAGE_OF_CHAT: LiteralString = (
     PAGE
     + """
         SELECT *
@@ -177,7 +177,7 @@ _PAGE_OF_CHAT: LiteralString = (
 )
 
 BEFORE: LiteralString = (
-    _PAGE_OF_CHAT
+    PAGE_OF_CHAT
     + """
                 AND seq < %(seq)s
             ORDER BY seq DESC
@@ -194,7 +194,7 @@ BEFORE: LiteralString = (
 )
 
 AFTER: LiteralString = (
-    _PAGE_OF_CHAT
+    PAGE_OF_CHAT
     + """
                 AND seq > %(seq)s
             ORDER BY seq

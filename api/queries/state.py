@@ -4,7 +4,7 @@ It is torn (`api.queries.whole`) where something concerns the caller that only s
 have. The test errs on the safe side: what has no chat (profiles, contacts) concerns everybody.
 """
 
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 
@@ -14,19 +14,14 @@ from api.queries.chats import Chat
 from api.queries.contacts import Contact
 from api.queries.query import Query, operation
 from api.queries.unread import Unread
-from api.queries.whole import MAX_APART, Torn, answer_whole
+from api.queries.whole import MAX_APART, PLACE, Torn, answer_whole
 from api.read_models import Snapshot
 
 MAX_CHATS = 200
 
-PLACE = """
-    WITH place AS MATERIALIZED (
-        SELECT
-            min(coalesce(c.position, 0)) AS low,
-            max(coalesce(c.position, 0)) AS high
-        FROM unnest(%(used)s::text[]) AS used (projection)
-        LEFT JOIN projection_checkpoints AS c ON c.projection = used.projection
-    )
+TORN: LiteralString = (
+    PLACE
+    + """
     SELECT
         low AS position,
         high - low > %(max_apart)s OR EXISTS (
@@ -47,6 +42,7 @@ PLACE = """
         ) AS is_torn
     FROM place
 """
+)
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +73,7 @@ async def state(call: Call, snapshot: Snapshot) -> State:
 
 async def _position(caller: str, snapshot: Snapshot) -> int:
     arguments = {"caller": caller, "used": list(USED), "max_apart": MAX_APART}
-    place: dict[str, Any] = await snapshot.row(PLACE, arguments) or {}
+    place: dict[str, Any] = await snapshot.row(TORN, arguments) or {}
     if place["is_torn"]:
         raise Torn("the read models stay at different positions")
     position: int = place["position"]

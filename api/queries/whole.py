@@ -7,6 +7,7 @@ does (the query raises Torn), a new snapshot is taken a moment later.
 
 import asyncio
 import time
+from typing import LiteralString
 
 from api.http import Reply
 from api.operations import Call
@@ -17,6 +18,18 @@ PAUSE_SECONDS = 0.01
 SOON_SECONDS = 1.0
 # Further apart than this, looking at what is between would cost more than waiting.
 MAX_APART = 1_000
+
+
+# The begin of statements that look at what is between the positions of the projections used.
+PLACE: LiteralString = """
+    WITH place AS MATERIALIZED (
+        SELECT
+            min(coalesce(c.position, 0)) AS low,
+            max(coalesce(c.position, 0)) AS high
+        FROM unnest(%(used)s::text[]) AS used (projection)
+        LEFT JOIN projection_checkpoints AS c ON c.projection = used.projection
+    )
+"""
 
 
 class Torn(ReadModelBehind):

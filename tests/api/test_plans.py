@@ -148,7 +148,7 @@ QUERIES: dict[str, LiteralString] = {
     "messages' attachments": attachments.OF_MESSAGES,
     "an attachment": attachments.ONE,
     "contacts": contacts.MINE,
-    "where a state is": state.PLACE,
+    "where a state is": state.TORN,
     "unread counts": unread.COUNTS,
 }
 
@@ -392,8 +392,8 @@ def _scanned(plan: dict[str, Any]) -> Iterator[str]:
 def test_every_statement_of_the_queries_is_looked_at(module: Any) -> None:
     statements = {
         value
-        for name, value in vars(module).items()
-        # What begins with an underscore is a part of some.
-        if isinstance(value, str) and name[0] != "_" and re.match(r"\s*(SELECT|WITH)\b", value)
+        for value in vars(module).values()
+        if isinstance(value, str) and re.match(r"\s*(SELECT|WITH)\b", value)
     }
-    assert {one for one in statements if "FROM" in one} <= set(QUERIES.values())
+    unseen = {one for one in statements if "FROM" in one} - set(QUERIES.values())
+    assert [one for one in unseen if not any(one in whole for whole in QUERIES.values())] == []

@@ -1,28 +1,5 @@
-"""One API for each test that asks for it, on a database of the test's own."""
+"""The API's fixtures, for the tests of this directory."""
 
-from collections.abc import AsyncIterator
+from tests.api.fixtures import api, people, whole_api
 
-import pytest
-
-from tests.api.served import Api, Person, serving, serving_all
-
-
-@pytest.fixture
-async def api(database_url: str, nats_url: str) -> AsyncIterator[Api]:
-    """Commands and sessions; nothing moves the read models."""
-    async with serving(database_url, nats_url) as served:
-        yield served
-
-
-@pytest.fixture
-async def whole_api(database_url: str, nats_url: str) -> AsyncIterator[Api]:
-    """With projectors."""
-    async with serving_all(database_url, nats_url) as served:
-        yield served
-
-
-@pytest.fixture
-async def people(whole_api: Api) -> tuple[Person, Person, Person]:
-    """Three who do not know each other."""
-    ann, bob, eve = [await whole_api.person(name) for name in ("ann", "bob", "eve")]
-    return ann, bob, eve
+__all__ = ["api", "people", "whole_api"]
