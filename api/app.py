@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from api import attachments, commands, openapi, problems, queries, sessions, status
 from api.http import Door, Inbound, NoContent, Reply, problem_reply, unreadable
 from api.operations import Call, Operation, caller_of
+from api.origins import Origins
 from api.parts import Parts, opened
 from api.stream import stream
 from api.stream.stream import Stream
@@ -64,7 +65,8 @@ def create_app(parts: Parts, live: Stream) -> ASGIApp:
         request_max_body_size=None,  # each operation has its own limit
     )
     unlimited = frozenset(one.path for one in operations if one.rate_limit == "none")
-    door = Door(app, parts.metrics, parts.rate_limits, unlimited=unlimited)
+    origins = Origins(parts.settings.allowed_origins)
+    door = Door(app, parts.metrics, parts.rate_limits, origins, unlimited=unlimited)
     proxies = parts.settings.trusted_proxies
     return _behind(door, proxies) if proxies else door
 

@@ -30,6 +30,7 @@ DATA_DIR = click.option(
 
 # Wide enough for a setting a line.
 PIPED_CHARACTERS = 400
+CHECK_CODES = {"up to date": 0, "behind": 1, "ahead": 3}  # 2 is a wrong command line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,18 +62,31 @@ def up(data_dir: Path | None, host: str | None, port: int | None, workers: int) 
 
 
 @messenger.command()
+@click.option("--check", is_flag=True, help="Change nothing, say in one line how it is.")
 @DATA_DIR
-def migrate(data_dir: Path | None) -> None:
-    """Bring the database to the shape that this version needs."""
-    from sqlalchemy.exc import OperationalError
+def migrate(check: bool, data_dir: Path | None) -> None:
+    """Bring the database to the shape that this version needs, while all go on.
+
+    With --check the exit code is 0 if it is up to date, 1 if it is behind (or does not answer), and
+    3 if it is ahead of this code.
+    """
+    from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
     from infra import migrate as migrations
 
     settings = _settings(data_dir, needs=all_settings.DATABASE)
     try:
+        if check:
+            state = migrations.state(settings.database_url)
+            click.echo(state.line)
+            sys.exit(CHECK_CODES[state.name])
         migrations.upgrade(settings.database_url)
     except OperationalError as error:
         raise _Failure(f"the database does not answer: {_first_line(error.orig)}") from error
+    except SQLAlchemyError as error:
+        raise _Failure(f"the migration failed: {_first_line(error)}") from error
+    except MessengerError as error:
+        raise _Failure(str(error)) from error
 
 
 @messenger.command()

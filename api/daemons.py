@@ -59,13 +59,13 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
 
 async def relay(settings: Settings) -> None:
     logger = Logger(settings.log_level, process="relay")
-    async with Bus(settings.nats_url, name="relay") as bus:
+    async with Bus.of(settings, name="relay") as bus:
         await until_signal(Relay(settings.database_url, bus, logger).run())
 
 
 async def project(settings: Settings, projections: Sequence[Projection]) -> None:
     logger = Logger(settings.log_level, process="projector")
-    async with keyring(settings) as keys, Bus(settings.nats_url, name="projector") as bus:
+    async with keyring(settings) as keys, Bus.of(settings, name="projector") as bus:
         projectors = [
             Projector(
                 projection,
@@ -118,7 +118,7 @@ async def writing(settings: Settings, *, name: str, passwords: Passwords) -> Asy
     async with await database.connect(url, name=name) as connection:
         secret = await Secret.load(settings.secret, connection)
     async with (
-        Bus(settings.nats_url, name=name) as bus,
+        Bus.of(settings, name=name) as bus,
         database.pool(url, name=name, size=WRITING_POOL_SIZE) as pool,
         Appender(
             url,

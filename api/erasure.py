@@ -31,7 +31,7 @@ async def run_report(settings: Settings, user: str) -> int:
             url, name=name, statement_timeout_ms=STATEMENT_TIMEOUT_MS
         ) as connection,
         database.pool(url, name=name, size=POOL_SIZE) as pool,
-        Bus(settings.nats_url, name=name) as bus,
+        Bus.of(settings, name=name) as bus,
         Objects(settings) as objects,
     ):
         secret = await Secret.load(settings.secret, connection)

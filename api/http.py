@@ -19,6 +19,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems, rate_limits
 from api.metrics import Metrics
+from api.origins import SECURITY, Origins
 from api.problems import Headers, Malformed, RateLimited, TooLarge, UnsupportedMedia
 from api.rate_limits import RateLimits
 from domain.refusals import Invalid, NotFound, Refusal
@@ -92,6 +93,7 @@ def unreadable() -> bytes:
         b"content-length: %d" % len(body),
         b"request-id: " + clock.new_id().encode(),
         b"cache-control: no-store",
+        *(b"%s: %s" % one for one in SECURITY),
         b"connection: close",
     )
     return b"\r\n".join((*head, b"", body))
@@ -211,14 +213,21 @@ def _too_large(limit_bytes: int) -> TooLarge:
 
 
 class Door:
-    """Around everything: Request-Id, no caching, metrics, limits by address."""
+    """Around everything: Request-Id, no caching, what browsers need, metrics, limits by address."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, limits: RateLimits, *, unlimited: frozenset[str]
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        limits: RateLimits,
+        origins: Origins,
+        *,
+        unlimited: frozenset[str],
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._limits = limits
+        self._origins = origins
         self._unlimited = unlimited
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -238,7 +247,8 @@ class Door:
                 status = message["status"]
                 extra = [(b"request-id", given), (b"cache-control", b"no-store")]
                 limit = rate_limits.headers(scope)
-                message["headers"] = [*message["headers"], *extra, *limit]
+                own = list(message["headers"])
+                message["headers"] = own + extra + limit + self._origins.headers(scope, own)
             await send(message)
 
         try:

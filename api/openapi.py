@@ -37,8 +37,10 @@ SECURITY: dict[str, list[Schema]] = {
     "none": [],
 }
 PAGE_HEADERS = [
-    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
-    (b"x-content-type-options", b"nosniff"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    ),
 ]
 
 

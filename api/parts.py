@@ -68,7 +68,7 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
     secret = await _secret(settings)
     pool_size = max(2, settings.database_pool_size // 2)
     async with (
-        Bus(settings.nats_url, name=name) as bus,
+        Bus.of(settings, name=name) as bus,
         database.pool(url, name=f"{name} write", size=pool_size) as pool,
         _read_pool(settings, name, pool_size) as read_pool,
         Appender(

@@ -134,7 +134,7 @@ async def run_status(settings: Settings, *, watch: bool) -> None:
     console = Console()
     async with (
         await database.connect(settings.database_url, name="status") as connection,
-        Bus(settings.nats_url, name="status") as bus,
+        Bus.of(settings, name="status") as bus,
     ):
         console.print(await _status(connection, bus))
         while watch:

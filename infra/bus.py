@@ -8,11 +8,12 @@ projection (payload: the position), `messenger.sessions` when sessions ended.
 """
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NamedTuple, Self
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
-import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -21,6 +22,7 @@ from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
 from infra.errors import Unavailable
+from infra.settings import Settings
 
 HEAD = "messenger.head"
 PROJECTED = "messenger.projected"
@@ -62,15 +64,45 @@ class Extent(NamedTuple):
         return self.messages < min(taken, RETAINED_EVENTS) and self.bytes < RETAINED_BYTES // 2
 
 
+class Access(NamedTuple):
+    """Whom to trust, and who we are, besides what the URL says."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def context(self, urls: list[str]) -> ssl.SSLContext | None:
+        """None where nothing asks for TLS."""
+        if not (self.ca or self.certificate or any(url.startswith("tls:") for url in urls)):
+            return None
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.certificate:
+            context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+OPEN = Access()
+
+
 class Bus:
     """`async with Bus(url, name=…)`; `listen` before or after it is connected."""
 
-    def __init__(self, url: str, *, name: str) -> None:
-        self._url = url
+    def __init__(self, url: str, *, name: str, access: Access = OPEN) -> None:
+        self._urls = url.split(",")
+        self._tls = access.context(self._urls)
         self._name = name
         self._client: Client | None = None
         self._callbacks: list[tuple[str, Callback]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def of(cls, settings: Settings, *, name: str) -> Self:
+        access = Access(
+            ca=settings.nats_ca,
+            certificate=settings.nats_certificate,
+            key=settings.nats_key,
+        )
+        return cls(settings.nats_url, name=name, access=access)
 
     async def __aenter__(self) -> Self:
         self._connecting = asyncio.create_task(self._connect(), name="bus")
@@ -173,16 +205,18 @@ class Bus:
 
     async def _connect(self) -> None:
         while self._client is None:
+            client = _Client()
             try:
-                client = await nats.connect(
-                    self._url,
+                await client.connect(
+                    self._urls,
                     name=f"messenger {self._name}",
                     connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                    reconnect_time_wait=RECONNECT_SECONDS,
+                    reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]
                     max_reconnect_attempts=-1,
                     allow_reconnect=True,
                     error_cb=_ignore,
                     pending_size=PENDING_BYTES,
+                    tls=self._tls,
                 )
             except BUS_ERRORS:
                 await asyncio.sleep(RECONNECT_SECONDS)
@@ -190,6 +224,16 @@ class Bus:
             for subject, callback in self._callbacks:
                 await client.subscribe(subject, cb=callback)
             self._client = client
+
+
+class _Client(Client):
+    """One that leaves where TLS was asked for and is not offered: nats-py would go on without, and
+    send its credentials. Rests on the insides of nats-py; requirements.txt pins them."""
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and "tls" in self.options and not info.get("tls_required"):
+            raise NatsError("the server does not speak TLS")
+        await super()._process_info(info, initial_connection)
 
 
 async def _ignore(error: Exception) -> None:

@@ -1,12 +1,20 @@
-"""Brings a database to the shape that this version of the code needs, with Alembic.
+"""Brings a database to the shape that this version of the code needs, with Alembic, while others
+work on it.
 
-One migration runs at a time, whoever starts it: an advisory lock makes a second wait. A
-lock timeout keeps a migration from queueing everybody else behind a long query.
+One runs at a time, whoever starts it. Each migration is a transaction of its own; it waits
+LOCK_TIMEOUT_MS for a lock at most, so that nobody queues behind it for longer, and tries again
+LOCK_ATTEMPTS_MAX times. Whatever interrupts it, the same call goes on from there. A migration only
+adds to what the code before it needs, which may go on running; what is not needed any more goes
+with a later release.
 """
 
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -14,12 +22,39 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from infra import tables
+from infra.errors import Stopped, Unavailable
 
-LOCK_TIMEOUT = "10s"
+LOCK_TIMEOUT_MS = 1_000
+LOCK_ATTEMPTS_MAX = 30
+LOCK_PAUSE_SECONDS = 1.0  # for those who queued behind it
+TURN_TIMEOUT_SECONDS = 3_600.0
+TURN_POLL_SECONDS = 0.1
 CONNECT_TIMEOUT_SECONDS = 10
 MIGRATIONS_LOCK = 0x6D657373  # "mess"
 
 DIRECTORY = Path(__file__).parent.parent / "migrations"
+
+SET_LOCK_TIMEOUT = sa.text("SELECT set_config('lock_timeout', :milliseconds, false)")
+
+TAKE_TURN = sa.text("SELECT pg_try_advisory_lock(:key)")
+
+OLDEST_TRANSACTION = sa.text("""
+    SELECT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::int
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+    ORDER BY xact_start
+    LIMIT 1
+""")
+
+# Somebody was in the way, and need not be the next time.
+IN_THE_WAY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+
+
+class State(NamedTuple):
+    """What a database is to this code, and how that is said in one line."""
+
+    name: Literal["up to date", "behind", "ahead"]
+    line: str
 
 
 def _include(name: str | None, kind: str, parents: Any) -> bool:
@@ -36,15 +71,19 @@ CONFIGURE: dict[str, Any] = {
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Raises sqlalchemy.exc.OperationalError if the database can't be reached."""
+    """Raises Unavailable where a lock is not to be had, Stopped where the database is ahead, and
+    sqlalchemy.exc.OperationalError if it can't be reached."""
     with _connection(database_url) as connection:
-        command.upgrade(_config(connection), revision)
+        state = _state(connection)
+        if state.name == "ahead":
+            raise Stopped(state.line)
+        _patiently(connection, partial(command.upgrade, _config(connection), revision))
 
 
 def downgrade(database_url: str, revision: str) -> None:
     """Back to a revision, or `base`; takes the data of what it drops with it."""
     with _connection(database_url) as connection:
-        command.downgrade(_config(connection), revision)
+        _patiently(connection, partial(command.downgrade, _config(connection), revision))
 
 
 def check(database_url: str) -> None:
@@ -53,9 +92,14 @@ def check(database_url: str) -> None:
         command.check(_config(connection))
 
 
-def is_current(connection: sa.Connection) -> bool:
-    head = ScriptDirectory(str(DIRECTORY)).get_current_head()
-    return MigrationContext.configure(connection).get_current_revision() == head
+def state(database_url: str) -> State:
+    """Changes nothing, and waits for nobody who migrates."""
+    engine = _engine(database_url)
+    try:
+        with engine.connect() as connection:
+            return _state(connection)
+    finally:
+        engine.dispose()
 
 
 def function_sql(name: str) -> str:
@@ -67,24 +111,89 @@ class _connection:
     """A connection that holds the migrations' lock."""
 
     def __init__(self, database_url: str) -> None:
-        url = sa.make_url(database_url).set(drivername="postgresql+psycopg")
-        self._engine = sa.create_engine(
-            url, poolclass=sa.NullPool, connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS}
-        )
+        self._engine = _engine(database_url)
 
     def __enter__(self) -> sa.Connection:
         self._connection = self._engine.connect()
-        self._connection.execute(
-            sa.text("SELECT set_config('lock_timeout', :timeout, false)"),
-            {"timeout": LOCK_TIMEOUT},
-        )
-        self._connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATIONS_LOCK})
-        self._connection.commit()
+        try:
+            _take_turn(self._connection)
+        except BaseException:
+            self.__exit__()
+            raise
         return self._connection
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
         self._engine.dispose()
+
+
+def _engine(database_url: str) -> sa.Engine:
+    url = sa.make_url(database_url).set(drivername="postgresql+psycopg")
+    arguments = {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "application_name": "messenger migrate",
+    }
+    return sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
+
+
+def _take_turn(connection: sa.Connection) -> None:
+    """By asking again: who waited in a statement would be waited for by an index that is built
+    concurrently, and both for ever."""
+    deadline = time.monotonic() + TURN_TIMEOUT_SECONDS
+    while not connection.scalar(TAKE_TURN, {"key": MIGRATIONS_LOCK}):
+        connection.commit()
+        if time.monotonic() > deadline:
+            raise Unavailable(f"another migration runs, for over {TURN_TIMEOUT_SECONDS:g} s now")
+        time.sleep(TURN_POLL_SECONDS)
+    connection.commit()
+
+
+def _patiently(connection: sa.Connection, work: Callable[[], None]) -> None:
+    """Again while somebody holds a lock. What earlier migrations did is committed by then."""
+    for attempt in range(LOCK_ATTEMPTS_MAX):
+        if attempt > 0:
+            time.sleep(LOCK_PAUSE_SECONDS)
+        set_lock_timeout(connection, LOCK_TIMEOUT_MS)
+        connection.commit()
+        try:
+            work()
+            return
+        except sa.exc.OperationalError as error:
+            if not isinstance(error.orig, IN_THE_WAY):
+                raise
+            connection.rollback()
+    raise Unavailable(
+        f"a migration asked {LOCK_ATTEMPTS_MAX} times for a lock that somebody holds"
+        f"{_oldest_transaction(connection)}; nothing is half done, run it again"
+    )
+
+
+def set_lock_timeout(connection: sa.Connection, milliseconds: int) -> None:
+    connection.execute(SET_LOCK_TIMEOUT, {"milliseconds": str(milliseconds)})
+
+
+def _oldest_transaction(connection: sa.Connection) -> str:
+    row = connection.execute(OLDEST_TRANSACTION).one_or_none()
+    if row is None:
+        return ""
+    pid, name, seconds = row
+    return f" (the oldest transaction is of process {pid}, {name or 'unnamed'}, {seconds} s old)"
+
+
+def _state(connection: sa.Connection) -> State:
+    at = MigrationContext.configure(connection).get_current_revision()
+    connection.rollback()
+    scripts = ScriptDirectory(str(DIRECTORY))
+    needed = scripts.get_current_head()
+    if at == needed:
+        return State("up to date", f"up to date: the database is at {at}")
+    if at is None:
+        return State("behind", f"behind: the database is empty, this code needs {needed}")
+    if at in {script.revision for script in scripts.walk_revisions()}:
+        return State("behind", f"behind: the database is at {at}, this code needs {needed}")
+    return State(
+        "ahead", f"ahead of this code: the database is at {at}, this code knows none after {needed}"
+    )
 
 
 def _config(connection: sa.Connection) -> Config:

@@ -62,6 +62,7 @@ class Objects:
             maxsize=THREADS,
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
             retries=False,
+            ca_certs=settings.s3_ca and str(settings.s3_ca),  # beside none: who the system trusts
         )
         self._client = _client(settings, self._http)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")

@@ -40,6 +40,23 @@ CREATE_SCHEMA = sql.SQL("CREATE SCHEMA IF NOT EXISTS {schema}")
 DROP_SCHEMA = sql.SQL("DROP SCHEMA IF EXISTS {schema} CASCADE")
 NOTE_SHAPE = sql.SQL("COMMENT ON SCHEMA {schema} IS {shape}")
 
+# Whoever may use the live table may use what takes its place.
+RIGHTS = """
+    SELECT a.privilege_type, r.rolname
+    FROM pg_class AS c
+    CROSS JOIN aclexplode(c.relacl) AS a
+    JOIN pg_roles AS r ON r.oid = a.grantee
+    WHERE c.oid = to_regclass('public.' || %s) AND a.grantee <> c.relowner
+    ORDER BY a.privilege_type, r.rolname
+"""
+
+GRANTS = {
+    "SELECT": sql.SQL("GRANT SELECT ON {table} TO {role}"),
+    "INSERT": sql.SQL("GRANT INSERT ON {table} TO {role}"),
+    "UPDATE": sql.SQL("GRANT UPDATE ON {table} TO {role}"),
+    "DELETE": sql.SQL("GRANT DELETE ON {table} TO {role}"),
+}
+
 SHAPE = """
     SELECT obj_description(to_regnamespace(%s), 'pg_namespace')
 """
@@ -154,9 +171,19 @@ async def _prepare(
         await connection.execute(CREATE_SCHEMA.format(schema=sql.Identifier(schema)))
         for statement in statements:
             await connection.execute(statement.encode())
+        for table in tables.tables_of(projection.name):
+            await _grant(connection, table.name)
         await connection.execute(
             NOTE_SHAPE.format(schema=sql.Identifier(schema), shape=sql.Literal(shape))
         )
+
+
+async def _grant(connection: Connection, table: str) -> None:
+    cursor = await connection.execute(RIGHTS, (table,))
+    for right, role in await cursor.fetchall():
+        if right in GRANTS:
+            names = {"table": sql.Identifier(table), "role": sql.Identifier(role)}
+            await connection.execute(GRANTS[right].format(**names))
 
 
 def _tables(projection: Projection) -> list[str]:

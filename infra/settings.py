@@ -8,20 +8,59 @@ refused, so a typo can not pass silently. Where the servers' addresses are not s
 `SETTINGS` is the one list of them; `Settings` has a field of the same name for each.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 PREFIX = "MESSENGER_"
+_SECRET_PARAMETER = re.compile(r"(\w*password)=[^&]*", re.IGNORECASE)
 RUN_FILE = "run.json"
 PRODUCTION_BCRYPT_ROUNDS = 12
 SECRET_CHARACTERS_MIN = 32
 WHOLE_BATCH_COMMANDS = 500  # a burst that is less would refuse the largest batch for ever
+
+# What production refuses in place of a secret: what documents, examples and development use.
+SECRET_DIFFERENT_CHARACTERS_MIN = 10
+PLACEHOLDERS = (
+    "change",
+    "secret",
+    "password",
+    "passwd",
+    "example",
+    "default",
+    "insecure",
+    "development",
+    "placeholder",
+    "messenger",
+)
+KNOWN_KEYS = frozenset(
+    {
+        "access",
+        "admin",
+        "development",
+        "guest",
+        "key",
+        "messenger",
+        "minio",
+        "minioadmin",
+        "minio123",
+        "none",
+        "nats",
+        "pass",
+        "postgres",
+        "postgresql",
+        "root",
+        "s3cr3t",
+        "test",
+        "user",
+    }
+)
 
 S3 = ("s3_endpoint", "s3_access_key", "s3_secret_key")
 DATABASE = ("database_url",)
@@ -42,12 +81,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_replica_url: str | None
     database_pool_size: int
     nats_url: str
+    nats_ca: Path | None
+    nats_certificate: Path | None
+    nats_key: Path | None
     s3_endpoint: str
     s3_access_key: str
     s3_secret_key: str
     s3_bucket: str
     s3_region: str
     s3_public_endpoint: str | None
+    s3_ca: Path | None
     secret: str | None
     host: str
     port: int
@@ -60,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit_password_per_second: float
     rate_limit_password_burst: int
     trusted_proxies: str | None
+    allowed_origins: str | None
     access_token_seconds: int
     refresh_token_seconds: int
     login_failures_per_account: int
@@ -203,10 +247,51 @@ def _refuse_combinations(settings: Settings) -> None:
             f"MESSENGER_BCRYPT_ROUNDS={settings.bcrypt_rounds} is allowed with MESSENGER_ENV=test "
             f"only: expected {PRODUCTION_BCRYPT_ROUNDS} to 16"
         )
-    if settings.env == "production" and settings.secret is None:
+    if (settings.nats_certificate is None) != (settings.nats_key is None):
+        raise SettingError("MESSENGER_NATS_CERTIFICATE and MESSENGER_NATS_KEY go together")
+    if settings.env == "production":
+        _refuse_development_secrets(settings)
+
+
+def _refuse_development_secrets(settings: Settings) -> None:
+    if settings.secret is None:
         raise SettingError(
             f"MESSENGER_SECRET is not set: expected {_SECRET.expects} with MESSENGER_ENV=production"
         )
+    if is_placeholder(settings.secret):
+        raise _development_secret("secret", "like `openssl rand -hex 32` makes it")
+    for name in ("database_url", "database_replica_url", "nats_url"):
+        for url in (getattr(settings, name) or "").split(","):
+            user, password = _credentials(url)
+            if password is not None and (password == user or _is_known(password)):
+                raise _development_secret(name, "with a password that nobody can guess")
+    if settings.s3_secret_key and (
+        settings.s3_secret_key == settings.s3_access_key or _is_known(settings.s3_secret_key)
+    ):
+        raise _development_secret("s3_secret_key", "that nobody can guess")
+
+
+def is_placeholder(secret: str) -> bool:
+    """Whether it looks like one that was written by hand to be replaced."""
+    few = len(set(secret)) < SECRET_DIFFERENT_CHARACTERS_MIN
+    return few or any(word in secret.lower() for word in PLACEHOLDERS)
+
+
+def _is_known(key: str) -> bool:
+    return key.lower() in KNOWN_KEYS or any(word in key.lower() for word in PLACEHOLDERS)
+
+
+def _development_secret(name: str, expected: str) -> SettingError:
+    return SettingError(
+        f"{PREFIX}{name.upper()} is one for development: MESSENGER_ENV=production expects one {expected}"
+    )
+
+
+def _credentials(url: str) -> tuple[str | None, str | None]:
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    password = unquote(parts.password) if parts.password else query.get("password")
+    return parts.username, password
 
 
 def _shown(setting: Setting, value: object) -> str:
@@ -226,11 +311,13 @@ def without_password(text: str) -> str:
 
 def _urlwithout_password(text: str) -> str:
     scheme, separator, rest = text.partition("://")
+    rest, question, query = rest.partition("?")
     credentials, at, address = rest.rpartition("@")
-    if not separator or not at:
+    if not separator:
         return text
     user, colon, _ = credentials.partition(":")
-    return f"{scheme}://{user}{colon and ':********'}@{address}"
+    shown = f"{scheme}://{user}{colon and ':********'}{at}{address}"
+    return shown + question + _SECRET_PARAMETER.sub(r"\1=********", query)
 
 
 def _one_of(*words: str) -> Kind:
@@ -308,6 +395,31 @@ def _networks(text: str) -> str:
     return ",".join(str(ip_network(part.strip())) for part in text.split(","))
 
 
+def _file(text: str) -> Path:
+    path = Path(text)
+    try:
+        with path.open("rb"):
+            return path.absolute()
+    except OSError:
+        raise ValueError from None
+
+
+def _origins(text: str) -> str:
+    """In lower case, as browsers send them."""
+    return ",".join(_origin(part.strip()) for part in text.split(","))
+
+
+def _origin(text: str) -> str:
+    parts = urlsplit(text.lower())
+    _ = parts.port  # raises ValueError where it is not a port
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError
+    if f"{parts.scheme}://{parts.netloc}" != text.lower() or parts.username is not None:
+        raise ValueError
+    return text.lower()
+
+
+_FILE = Kind("a file that can be read", _file)
 _DATABASE_URL = _url("postgresql", "postgres", needs_path=True)
 _KEY = _text("1 to 256 printable characters", 1, 256)
 _SECRET = _text(f"{SECRET_CHARACTERS_MIN} or more characters", SECRET_CHARACTERS_MIN, 1024)
@@ -327,6 +439,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("database_replica_url", _DATABASE_URL, None, "a replica that queries may read from"),
     Setting("database_pool_size", _whole(1, 100), "8", "connections of one process", "connections"),
     Setting("nats_url", _url("nats", "tls", several=True), None, "NATS with JetStream"),
+    Setting("nats_ca", _FILE, None, "who signed NATS's certificate; NATS has to speak TLS then"),
+    Setting("nats_certificate", _FILE, None, "our certificate for NATS"),
+    Setting("nats_key", _FILE, None, "its private key"),
     Setting("s3_endpoint", _url("http", "https"), None, "the object store"),
     Setting("s3_access_key", _KEY, None, "the object store's access key"),
     Setting("s3_secret_key", _KEY, None, "the object store's secret key", is_secret=True),
@@ -343,6 +458,7 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "where clients reach the object store, if elsewhere than we do",
     ),
+    Setting("s3_ca", _FILE, None, "who signed the object store's certificate"),
     Setting(
         "secret",
         _SECRET,
@@ -379,6 +495,12 @@ SETTINGS: tuple[Setting, ...] = (
         Kind("addresses or networks like 10.0.0.0/8, several with commas", _networks),
         None,
         "whose X-Forwarded-For is believed: the client is its last address that is none of them",
+    ),
+    Setting(
+        "allowed_origins",
+        Kind("origins like https://chat.example.org, several with commas", _origins),
+        None,
+        "whose pages in browsers may use the API and the stream, besides our own",
     ),
     Setting("access_token_seconds", _whole(1, 86_400), "900", "life of an access token", "s"),
     Setting(

@@ -14,6 +14,7 @@ from litestar.types import Receive, Scope, Send
 from api.daemons import end
 from api.http import header, problem_reply
 from api.operations import BEARER
+from api.origins import Origins
 from api.parts import Parts
 from api.problems import Malformed, RateLimited, ServiceUnavailable
 from api.stream import wire
@@ -31,7 +32,7 @@ from api.stream.sockets import Open, Sockets
 from api.stream.typing import TypingNews
 from api.stream.wire import SOCKET, Socket
 from domain.ids import ChatId, GatewayId, UserId
-from domain.refusals import Refusal
+from domain.refusals import Forbidden, Refusal
 from infra import clock
 from infra.logs import Logger
 
@@ -49,6 +50,7 @@ class Stream:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._origins = Origins(services.parts.settings.allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.WEBSOCKET:
@@ -87,6 +89,8 @@ class Stream:
 
     def _refusal(self, scope: Scope) -> Refusal | None:
         """Before anything is accepted."""
+        if not self._origins.may_open(scope):
+            return Forbidden("pages of this origin may not open the stream")
         services = self._services
         if services.sockets.are_too_many:
             # Each at another time, so that they do not come back at once.

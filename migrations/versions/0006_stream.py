@@ -5,6 +5,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from infra import concurrent_indexes
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -16,7 +18,15 @@ IS_MOVE = (
 )
 
 
+OPEN = "idx_delivery_user_open"
+IS_OPEN = "status <> 'read'"
+
+
 def upgrade() -> None:
+    _index_next_open(["user_id", "status", "chat_id", "position"])
+    concurrent_indexes.build(
+        "event_log_moves", "event_log", ["position"], postgresql_where=sa.text(IS_MOVE)
+    )
     op.create_table(
         "gateways",
         sa.Column("id", sa.UUID(as_uuid=False), nullable=False),
@@ -32,22 +42,21 @@ def upgrade() -> None:
         comment="Who has an open connection to which of them.",
     )
     op.create_index("idx_gateway_users_gateway", "gateway_users", ["gateway_id"])
-    op.create_index("event_log_moves", "event_log", ["position"], postgresql_where=sa.text(IS_MOVE))
-    _index_open(["user_id", "status", "chat_id", "position"])
+    concurrent_indexes.take_over(OPEN, "message_delivery")
 
 
 def downgrade() -> None:
-    _index_open(["user_id", "chat_id", "position"])
-    op.drop_index("event_log_moves", "event_log")
+    _index_next_open(["user_id", "chat_id", "position"])
+    concurrent_indexes.drop("event_log_moves", "event_log")
     op.drop_table("gateway_users")
     op.drop_table("gateways")
+    concurrent_indexes.take_over(OPEN, "message_delivery")
 
 
-def _index_open(columns: list[str]) -> None:
-    op.drop_index("idx_delivery_user_open", "message_delivery")
-    op.create_index(
-        "idx_delivery_user_open",
+def _index_next_open(columns: list[str]) -> None:
+    concurrent_indexes.build(
+        concurrent_indexes.next_of(OPEN),
         "message_delivery",
         columns,
-        postgresql_where=sa.text("status <> 'read'"),
+        postgresql_where=sa.text(IS_OPEN),
     )

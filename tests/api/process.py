@@ -6,6 +6,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import httpx
@@ -25,10 +26,33 @@ class ApiProcess(NamedTuple):
 
 @asynccontextmanager
 async def running(
-    database_url: str, nats_url: str, *, port: int = 0, **settings: str
+    database_url: str,
+    nats_url: str,
+    *,
+    port: int = 0,
+    code: Path | None = None,
+    **settings: str,
 ) -> AsyncIterator[ApiProcess]:
+    """Of the code in this directory, or of ours."""
     port = port or free_port()
-    environ = {
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "api.cli", "api", "--port", str(port)),
+        env=environ(database_url, nats_url, **settings),
+        cwd=code,
+        stderr=PIPE,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        await _until_live(process, url)
+        yield ApiProcess(process, url)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await asyncio.wait_for(process.communicate(), STOP_SECONDS)
+
+
+def environ(database_url: str, nats_url: str, **settings: str) -> dict[str, str]:
+    return {
         **os.environ,
         "MESSENGER_ENV": "test",
         "MESSENGER_BCRYPT_ROUNDS": "4",
@@ -40,19 +64,6 @@ async def running(
         "MESSENGER_S3_SECRET_KEY": "none",
         **{f"MESSENGER_{name.upper()}": value for name, value in settings.items()},
     }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "api.cli", "api", "--port", str(port)),
-        env=environ,
-        stderr=PIPE,
-    )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        await _until_live(process, url)
-        yield ApiProcess(process, url)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await asyncio.wait_for(process.communicate(), STOP_SECONDS)
 
 
 async def _until_live(process: Process, url: str) -> None:

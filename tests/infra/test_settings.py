@@ -8,6 +8,7 @@ import pytest
 from infra import settings
 from infra.settings import SERVERS, SETTINGS, SettingError, Settings, load, table
 
+RANDOM = "4f9a1c0be27d6358a1c4f09d7be26538"
 URLS = {
     "MESSENGER_DATABASE_URL": "postgresql://u:hidden@db.example/messenger",
     "MESSENGER_NATS_URL": "nats://one.example:4222,nats://two.example:4222",
@@ -104,6 +105,10 @@ def test_a_secret_is_never_shown() -> None:
     shown = repr(table(load(URLS, needs=())))
     assert "hidden" not in shown
     assert "postgresql://u:********@db.example/messenger" in shown
+    beside = "postgresql://u@db.example/x?sslmode=require&password=hidden&sslpassword=hidden"
+    shown = repr(table(load(URLS | {"MESSENGER_DATABASE_URL": beside}, needs=())))
+    assert "hidden" not in shown
+    assert "postgresql://u@db.example/x?sslmode=require&password=********&sslpassword=" in shown
 
 
 def test_only_a_test_environment_may_be_weak() -> None:
@@ -116,7 +121,71 @@ def test_only_a_test_environment_may_be_weak() -> None:
 
 def test_production_needs_a_secret_of_its_own() -> None:
     assert refusal(ENV="production").startswith("MESSENGER_SECRET is not set")
-    assert load({"MESSENGER_ENV": "production", "MESSENGER_SECRET": "s" * 32}, needs=()).secret
+    assert load({"MESSENGER_ENV": "production", "MESSENGER_SECRET": RANDOM}, needs=()).secret
+
+
+@pytest.mark.parametrize(
+    "secret", ["s" * 32, "0123456701234567012345670123456701", "ChangeMe" + RANDOM, "my-secret" * 4]
+)
+def test_production_refuses_a_secret_that_was_to_be_replaced(secret: str) -> None:
+    said = refusal(ENV="production", SECRET=secret)
+    assert said.startswith("MESSENGER_SECRET is one for development")
+    assert secret not in said
+    assert load({"MESSENGER_SECRET": secret}, needs=()).secret == secret
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://anna:anna@db.example/messenger"),
+        ("DATABASE_URL", "postgresql://anna:postgres@db.example/messenger"),
+        ("DATABASE_URL", "postgresql://anna@db.example/messenger?password=Change%4de"),
+        ("DATABASE_REPLICA_URL", "postgresql://anna:messenger@db.example/messenger"),
+        ("NATS_URL", "tls://relay:0f1e2d3c@one.example,tls://relay:guest@two.example"),
+        ("S3_SECRET_KEY", "minioadmin"),
+    ],
+)
+def test_production_refuses_passwords_of_development(name: str, value: str) -> None:
+    given = {"ENV": "production", "SECRET": RANDOM, name: value}
+    said = refusal(**given)
+    assert said.startswith(f"MESSENGER_{name} is one for development")
+    assert value not in said
+    variables = {f"MESSENGER_{one}": text for one, text in given.items()}
+    load(variables | {"MESSENGER_ENV": "development"}, needs=())
+
+
+def test_production_takes_what_was_made_at_random_or_needs_no_password() -> None:
+    load(
+        {
+            "MESSENGER_ENV": "production",
+            "MESSENGER_SECRET": RANDOM,
+            "MESSENGER_DATABASE_URL": f"postgresql://messenger:{RANDOM}@db.example/messenger",
+            "MESSENGER_DATABASE_REPLICA_URL": "postgresql://messenger@db.example/messenger",
+            "MESSENGER_NATS_URL": f"tls://relay:{RANDOM}@nats.example",
+            "MESSENGER_S3_ENDPOINT": "https://s3.example",
+            "MESSENGER_S3_ACCESS_KEY": "messenger",
+            "MESSENGER_S3_SECRET_KEY": RANDOM,
+        }
+    )
+
+
+def test_what_a_file_is_set_for_is_looked_at_at_once(tmp_path: Path) -> None:
+    missing = tmp_path / "ca.pem"
+    said = refusal(NATS_CA=str(missing))
+    assert said == f"MESSENGER_NATS_CA={missing} is not a file that can be read"
+    missing.write_text("")
+    assert refusal(NATS_CERTIFICATE=str(missing)).endswith("MESSENGER_NATS_KEY go together")
+    assert load({"MESSENGER_S3_CA": str(missing)}, needs=()).s3_ca == missing
+
+
+@pytest.mark.parametrize(
+    "value", ["chat.example", "https://chat.example/", "https://u@chat.example", "*", "null", ","]
+)
+def test_an_origin_is_a_scheme_and_a_host(value: str) -> None:
+    assert "is not origins like" in refusal(ALLOWED_ORIGINS=value)
+    given = {"MESSENGER_ALLOWED_ORIGINS": "https://Chat.example, http://localhost:3000"}
+    allowed = load(given, needs=()).allowed_origins
+    assert allowed == "https://chat.example,http://localhost:3000"
 
 
 def test_an_empty_variable_counts_as_unset() -> None:

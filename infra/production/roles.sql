@@ -1,0 +1,54 @@
+-- What the API may do in PostgreSQL: read, and write what is beside the log. Into the log it comes
+-- by append_v1 alone, which runs with the owner's rights.
+--
+-- To be run by the owner of the tables (who migrates, and whom relay, projectors, maintenance and
+-- the command line's tools sign in as), after each `messenger migrate`, as often as you like:
+--
+--     psql "$MESSENGER_DATABASE_URL" -v ON_ERROR_STOP=1 -f roles.sql
+--
+-- It needs CREATEROLE where the role is not there yet. Then a login for the API:
+--
+--     CREATE ROLE messenger_api_1 LOGIN PASSWORD '…' IN ROLE messenger_api;
+--
+-- Such an API needs MESSENGER_SECRET: the one kept in the database is not for it to see.
+-- tests/infra/test_roles.py runs this file and tries the rest.
+BEGIN;
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'messenger_api') THEN
+        CREATE ROLE messenger_api NOLOGIN;
+    END IF;
+END
+$$;
+
+REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, messenger_api;
+REVOKE CREATE ON SCHEMA public FROM PUBLIC, messenger_api;
+GRANT USAGE ON SCHEMA public TO messenger_api;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO messenger_api;
+REVOKE SELECT ON instance_secrets FROM messenger_api;
+
+-- Sessions, limits, presence, uploads.
+GRANT INSERT, UPDATE, DELETE ON sessions, login_failures TO messenger_api;
+GRANT INSERT, UPDATE, DELETE ON gateways, gateway_users, unfinished_uploads TO messenger_api;
+
+-- Keys are made and destroyed; that one is destroyed is never taken back.
+GRANT INSERT, DELETE ON user_keys TO messenger_api;
+GRANT INSERT, UPDATE ON erased_keys TO messenger_api;
+
+-- An answer is remembered; what a deleted account had claimed is given back.
+GRANT INSERT ON command_keys TO messenger_api;
+GRANT DELETE ON unique_values TO messenger_api;
+
+-- A deletion erases in copies of these too (infra.copies).
+GRANT UPDATE, DELETE ON users, messages, message_search, attachments TO messenger_api;
+
+-- Copies are in schemas of their own; their tables have the rights of the live ones (infra.rebuild).
+ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO messenger_api;
+
+-- The owner's rights, on the owner's tables: no temporary table can stand in for one.
+ALTER FUNCTION append_v1 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp;
+REVOKE EXECUTE ON FUNCTION append_v1 FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION append_v1 TO messenger_api;
+
+COMMIT;
