@@ -250,8 +250,11 @@ async def test_killed_at_any_step_the_import_goes_on_and_ends_right(
     ):
         await killed(new, old.path, point, time)
         await check_prefix(new, old)
-    await moving.run_import(new, old.path)
-    assert await exported(new, tmp_path / "new.jsonl") == old.digests
+    said = await messenger(new, "import", "jsonl", str(old.path))
+    assert "the log is at position" in said
+    path = tmp_path / "new.jsonl"
+    assert "of epoch 1, 11 objects" in await messenger(new, "export", str(path))
+    assert digests(path) == old.digests
     # And once more it changes nothing.
     await moving.run_import(new, old.path)
     assert await exported(new, tmp_path / "again.jsonl") == old.digests
@@ -266,6 +269,16 @@ async def killed(at: Settings, path: Path, point: str, time: int) -> None:
     )
     _, said = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == -signal.SIGKILL, said.decode()
+
+
+async def messenger(at: Settings, *arguments: str) -> str:
+    """What the command says, as a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "api.cli", *arguments), env=environ(at), stdout=PIPE, stderr=PIPE
+    )
+    said, error = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, error.decode()
+    return said.decode()
 
 
 def environ(at: Settings) -> dict[str, str]:
