@@ -134,7 +134,7 @@ def project(names: tuple[str, ...], everything: bool, data_dir: Path | None) -> 
 @click.option("--once", is_flag=True, help="Only what there is to do now.")
 @DATA_DIR
 def maintain(once: bool, data_dir: Path | None) -> None:
-    """Remove from the object store what is not needed any more."""
+    """Remove what is not needed any more, make partitions ahead, archive old messages."""
     from api import daemons
 
     _run(daemons.maintain(_settings(data_dir), once=once))
@@ -285,6 +285,32 @@ def irc(
 
     settings = _settings(data_dir, needs=all_settings.LOG)
     _run(command.run(settings, list(files), list(replies), report))
+
+
+@import_.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@DATA_DIR
+def jsonl(file: Path, data_dir: Path | None) -> None:
+    """Import what `messenger export` wrote, into an empty log; broken off, it goes on.
+
+    Nobody else can write meanwhile. The objects are those in FILE.objects.
+    """
+    from api import moving
+
+    _run(moving.run_import(_settings(data_dir, needs=all_settings.STORES), file))
+
+
+@messenger.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@DATA_DIR
+def export(file: Path, data_dir: Path | None) -> None:
+    """Write everything into FILE, as JSON lines, and the images into FILE.objects.
+
+    All that is sealed in the log can be read there: keep it as you keep the keys.
+    """
+    from api import moving
+
+    _run(moving.run_export(_settings(data_dir, needs=all_settings.STORES), file))
 
 
 @messenger.command()

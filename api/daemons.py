@@ -12,6 +12,7 @@ from infra.appender import Appender
 from infra.bus import HEAD, Bus
 from infra.database import Pool
 from infra.executor import Executor
+from infra.housekeeping import Housekeeping
 from infra.keyring import Keyring, Secret
 from infra.logs import Logger
 from infra.objects import Objects
@@ -96,11 +97,25 @@ async def maintain(settings: Settings, *, once: bool) -> None:
             unsent_seconds=settings.attachment_unsent_seconds,
         )
         leases = Leases(parts.pool, parts.executor)
+        housekeeping = Housekeeping(
+            parts.pool,
+            logger,
+            archive_tablespace=settings.archive_tablespace,
+            archive_months=settings.archive_months,
+        )
         if once:
-            await removals.once()
-            await leases.reap()
+            try:
+                await housekeeping.once()
+            finally:
+                await removals.once()
+                await leases.reap()
         else:
-            await until_signal(parts.keyring.watch(), removals.run(), leases.reap_forever(logger))
+            await until_signal(
+                parts.keyring.watch(),
+                removals.run(),
+                leases.reap_forever(logger),
+                housekeeping.run(),
+            )
 
 
 class Writing(NamedTuple):

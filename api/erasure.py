@@ -5,11 +5,12 @@ import re
 from rich.console import Console
 from rich.table import Column, Table
 
-from domain.ids import UserId
+from domain.ids import StreamId, UserId
 from infra import database, event_log, remains
 from infra.bus import Bus
 from infra.database import Connection
 from infra.errors import MessengerError
+from infra.executor import former_scope
 from infra.keyring import Keyring, Secret
 from infra.objects import Objects
 from infra.remains import Deletion, Found, Remains
@@ -47,12 +48,23 @@ async def _user_id(connection: Connection, secret: Secret, user: str) -> UserId:
     if UUID.fullmatch(user):
         user_id = UserId(user)
     else:
-        blinded = secret.blind("username", user.encode())
-        stream = await event_log.holder(connection, "username", blinded)
+        stream = await _holder(connection, secret, user)
         user_id = UserId((stream or "").partition("-")[2])
     if not await remains.is_known(connection, user_id):
         raise MessengerError(f"there is no user {user!r}")
     return user_id
+
+
+async def _holder(connection: Connection, secret: Secret, username: str) -> StreamId | None:
+    """Also by a hash that was made where the log was before."""
+    scopes = {"username": secret.blinding}
+    for name, former in (await secret.former(connection)).items():
+        scopes[former_scope("username", name)] = former
+    holders = [
+        await event_log.holder(connection, scope, blinding.blind("username", username.encode()))
+        for scope, blinding in scopes.items()
+    ]
+    return next(filter(None, holders), None)
 
 
 def _show(user_id: UserId, deletion: Deletion, found: list[Found]) -> int:

@@ -56,7 +56,7 @@ def progress_bar() -> Progress:
     )
 
 
-class _Bar:
+class Bar:
     """One line of the progress bar, fed with positions."""
 
     def __init__(self, progress: Progress, name: str) -> None:
@@ -74,7 +74,7 @@ async def run_replay(settings: Settings, projections: Sequence[Projection]) -> N
     async with keyring(settings) as keys:
         with progress_bar() as progress:
             for projection in projections:
-                bar = _Bar(progress, projection.name)
+                bar = Bar(progress, projection.name)
                 swap = await replay.replay(projection, url=url, keyring=keys, progress=bar)
                 print(
                     f"{projection.name}: rebuilt up to {swap.position}, "
@@ -96,7 +96,7 @@ async def run_replay_until(
                     keyring=keys,
                     until=position,
                     schema=schema,
-                    progress=_Bar(progress, projection.name),
+                    progress=Bar(progress, projection.name),
                 )
                 print(f"{projection.name}: as of {position} in schema {schema}")
 
@@ -114,7 +114,7 @@ async def run_verify(settings: Settings, projections: Sequence[Projection]) -> i
     async with keyring(settings) as keys:
         with progress_bar() as progress:
             for projection in projections:
-                bar = _Bar(progress, projection.name)
+                bar = Bar(progress, projection.name)
                 verdict = await verify.verify(projection, url=url, keyring=keys, progress=bar)
                 differing += verdict.differing
                 _show_verdict(verdict)

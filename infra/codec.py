@@ -7,7 +7,7 @@ None. Decoding knows every type and schema version ever written (tests/golden/ev
 
 import os
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
@@ -106,6 +106,34 @@ def open_sealed(event: Event, keyring: Keyring) -> None:
             cipher = keyring.cipher(KeyId(getattr(event, mark.owner), mark.purpose))
             text = None if cipher is None else _open(event, field, sealed, cipher)
             msgspec.structs.force_setattr(event, field, text)
+
+
+def opened_data(event: Event, data: bytes, keyring: Keyring) -> bytes:
+    """The `data` that the event was decoded from, with its sealed fields readable, or null where
+    their key is gone. Raises InvalidTag."""
+
+    def opened(field: str, mark: Sealed) -> str | None:
+        cipher = keyring.cipher(KeyId(getattr(event, mark.owner), mark.purpose))
+        return None if cipher is None else _open(event, field, getattr(event, field), cipher)
+
+    return _changed(event, data, opened)
+
+
+def sealed_data(event: Event, data: bytes, keyring: Keyring) -> bytes:
+    """The other way round: the event was decoded from readable `data`. Raises KeyMissing."""
+    return _changed(event, data, lambda field, mark: _seal(event, field, mark, keyring))
+
+
+def _changed(event: Event, data: bytes, change: Callable[[str, Sealed], str | None]) -> bytes:
+    """All but the sealed fields stays as it was written, whatever schema version that is of."""
+    sealed = _BY_TYPE[type(event)].sealed
+    if not sealed:
+        return data
+    fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    for field, mark in sealed:
+        if field in fields and getattr(event, field) is not None:
+            fields[field] = msgspec.Raw(_encode(change(field, mark)))
+    return _encode(fields)
 
 
 def _seal(event: Event, field: str, mark: Sealed, keyring: Keyring) -> str:

@@ -6,6 +6,7 @@ MessengerError
 │   ├── NotAnImage      no JPEG, PNG, GIF or WebP
 │   ├── ImageTooLarge   in bytes, pixels, frames, or in the time and memory that it takes
 │   └── ImageBroken     truncated, corrupt, or two files in one
+├── BadExport       a file to import is not as it was exported, or not for this log
 ├── LogError        the log is not what it must be: a gap, or it went back
 └── Stopped         an operator has to act; the process ends with this one line
 """
@@ -33,6 +34,10 @@ class ImageTooLarge(ImageRefused):
 
 class ImageBroken(ImageRefused):
     """The file can not be read as an image, or not as that alone."""
+
+
+class BadExport(MessengerError):
+    """Nothing of it is imported from where it is wrong."""
 
 
 class LogError(MessengerError):

@@ -73,7 +73,7 @@ HOLDER = """
 """
 
 KNOWN_KEY = """
-    SELECT body_hash = decode(%s, 'hex'), position, answer::text
+    SELECT body_hash = decode(%s, 'hex'), position, answer::text, encode(body_hash, 'hex'), secret
     FROM command_keys
     WHERE scope = %s AND key = %s
 """
@@ -156,16 +156,20 @@ async def holder(connection: Connection, scope: str, value: str) -> StreamId | N
 
 
 class KnownKey(NamedTuple):
+    """`secret` names the one that `body_hash` was made with, None being this instance's."""
+
     same_body: bool
     position: int
     answer: bytes
+    body_hash: str
+    secret: str | None
 
 
 async def known_key(
     connection: Connection, scope: str, key: str, body_hash: str
 ) -> KnownKey | None:
     row = await (await connection.execute(KNOWN_KEY, (body_hash, scope, key))).fetchone()
-    return KnownKey(row[0], row[1], row[2].encode()) if row else None
+    return KnownKey(row[0], row[1], row[2].encode(), row[3], row[4]) if row else None
 
 
 async def remember_key(

@@ -46,7 +46,7 @@ from infra.appender import Append, Appender, ClaimRow, EventRow, KeyRow, Outcome
 from infra.codec import KeyMissing
 from infra.database import DOWN, Pool, first_line
 from infra.errors import Unavailable
-from infra.keyring import KeyId, Keyring, Secret
+from infra.keyring import Blinding, KeyId, Keyring, Secret
 from infra.lanes import Lane
 from infra.passwords import Passwords
 
@@ -54,6 +54,9 @@ MAX_CACHED_STREAMS = 50_000
 MAX_ATTEMPTS = 64
 MAX_LOADS_PER_DECISION = 16
 ANONYMOUS = "anonymous"
+# Scopes whose values are personal: they are known by a keyed hash.
+BLIND_SCOPES = ("username",)
+FORMER_MARK = " "
 
 TAKEN = {"username": UsernameTaken, "slug": SlugTaken}
 
@@ -130,8 +133,35 @@ class Executor:
             return await event_log.holder(connection, scope, self.stored_value(scope, value))
 
     def stored_value(self, scope: str, value: str) -> str:
-        """Usernames are personal: the table of unique values knows them by a keyed hash."""
-        return self._secret.blind(scope, value.encode()) if scope == "username" else value
+        return self._secret.blind(scope, value.encode()) if scope in BLIND_SCOPES else value
+
+    async def claim_rows(self, decision: Decision) -> list[ClaimRow]:
+        rows = [
+            ClaimRow(
+                claim.scope, self.stored_value(claim.scope, claim.value), claim.holder, release
+            )
+            for release, group in ((True, decision.releases), (False, decision.claims))
+            for claim in group
+        ]
+        return rows + await self._claims_in_former_houses(decision)
+
+    async def _claims_in_former_houses(self, decision: Decision) -> list[ClaimRow]:
+        """What a deleted account holds is known only by its hash, made where the log was then."""
+        blind = [claim for claim in decision.claims if claim.scope in BLIND_SCOPES]
+        return [
+            ClaimRow(
+                former_scope(claim.scope, former.name),
+                former.blind(claim.scope, claim.value.encode()),
+                claim.holder,
+                False,
+            )
+            for former in (await self._former() if blind else {}).values()
+            for claim in blind
+        ]
+
+    async def _former(self) -> dict[str, Blinding]:
+        async with self._pool.connection() as connection:
+            return await self._secret.former(connection)
 
     async def overtaken(self, seen: Mapping[StreamId, int]) -> bool:
         """Whether the log is beyond what a decision saw; the cache is then up to date.
@@ -281,9 +311,21 @@ class Executor:
         async with self._pool.connection() as connection:
             return (await event_log.head(connection)).position
 
-    async def body_hash(self, handler: Handler, command: Command) -> str:
-        body_hash = self._secret.blind(handler.name, msgspec.json.encode(command))
+    async def body_hash(
+        self, handler: Handler, command: Command, blinding: Blinding | None = None
+    ) -> str:
+        blinding = blinding or self._secret.blinding
+        body_hash = blinding.blind(handler.name, msgspec.json.encode(command))
         return await self._passwords.stretch(body_hash) if handler.has_password else body_hash
+
+    async def is_of_former_house(
+        self, known: event_log.KnownKey, handler: Handler, command: Command
+    ) -> bool:
+        """Whether the key's command is this one, by a hash made before the log moved in here."""
+        former = (await self._former()).get(known.secret) if known.secret else None
+        if former is None:
+            return False
+        return await self.body_hash(handler, command, former) == known.body_hash
 
 
 class _Attempt:
@@ -340,6 +382,8 @@ class _Attempt:
             if self._place is not None:
                 await self._place.send_off(view.used)
         outcome = await self._outcome(view, decision, append)
+        if self._place is not None and outcome.verdict in ("conflict", "reused"):
+            self._place.come_back()
         match outcome.verdict:
             case "appended":
                 self._learn(view, decision, outcome)
@@ -347,12 +391,11 @@ class _Attempt:
             case "replayed":
                 return Done(outcome.position, (outcome.answer or "{}").encode(), replayed=True)
             case "reused":
-                raise _reused()
+                return await self._known()
             case "taken":
-                raise TAKEN[outcome.detail or ""](f"this {outcome.detail} is taken")
+                what = (outcome.detail or "").partition(FORMER_MARK)[0]
+                raise TAKEN[what](f"this {what} is taken")
             case "conflict":
-                if self._place is not None:
-                    self._place.come_back()
                 contended[:] = {event.stream for event in decision.events}
                 await self._executor.refresh(list(view.used))
                 return None
@@ -413,7 +456,9 @@ class _Attempt:
         known = await self._executor.known_key(key) if key else None
         if known is None:
             return None
-        if not known.same_body:
+        if not known.same_body and not await self._executor.is_of_former_house(
+            known, self._handler, self._request.command
+        ):
             raise _reused()
         return Done(known.position, known.answer, replayed=True)
 
@@ -437,13 +482,7 @@ class _Attempt:
             )
             for event, data in zip(decision.events, sealed, strict=True)
         ]
-        stored = self._executor.stored_value
-        claims = [
-            ClaimRow(claim.scope, stored(claim.scope, claim.value), claim.holder, release)
-            for release, group in ((True, decision.releases), (False, decision.claims))
-            for claim in group
-        ]
-        return Append(events, view.used, claims, key)
+        return Append(events, view.used, await self._executor.claim_rows(decision), key)
 
     def _describe(self) -> bytes:
         """The events' metadata: who, by which command, for which request."""
@@ -479,6 +518,11 @@ class _Attempt:
         first = outcome.position - len(streams) + 1
         for stream in {stream for stream in streams if view.used.get(stream) == 0}:
             self._executor.place(stream, first + streams.index(stream))
+
+
+def former_scope(scope: str, secret: str) -> str:
+    """Where values stand that were hashed with another instance's secret."""
+    return scope + FORMER_MARK + secret
 
 
 def _reused() -> KeyReused:

@@ -112,6 +112,23 @@ KEEP_SECRET = """
     ON CONFLICT DO NOTHING
 """
 
+FORMER_PREFIX = "former "
+MAX_FORMER = 1_000
+
+FETCH_FORMER = """
+    SELECT name, value
+    FROM instance_secrets
+    WHERE starts_with(name, %s)
+    ORDER BY name
+    LIMIT %s
+"""
+
+KEEP_FORMER = """
+    INSERT INTO instance_secrets (name, value)
+    VALUES (%s, %s)
+    ON CONFLICT DO NOTHING
+"""
+
 FETCH_SECRET = """
     SELECT value
     FROM instance_secrets
@@ -124,12 +141,27 @@ class KeyId(NamedTuple):
     purpose: KeyPurpose
 
 
+class Blinding:
+    """The key of keyed hashes. Where a log moved in, those of its former houses are kept too."""
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.name = hashlib.blake2b(key, digest_size=8).hexdigest()
+
+    def blind(self, scope: str, value: bytes) -> str:
+        """A keyed hash in hex: equal for equal values, says nothing about them."""
+        return hashlib.blake2b(
+            scope.encode() + b"\0" + value, key=self.key, digest_size=24
+        ).hexdigest()
+
+
 class Secret:
     """The instance's secret, and the keys derived from it."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        self._blinding = self.derive("blind")
+        self.blinding = Blinding(self.derive("blind"))
+        self._wrapping = AESGCM(self.derive("wrap former blindings"))
 
     @classmethod
     async def load(cls, configured: str | None, connection: Connection) -> "Secret":
@@ -144,10 +176,28 @@ class Secret:
         return hkdf.derive(self._secret)
 
     def blind(self, scope: str, value: bytes) -> str:
-        """A keyed hash in hex: equal for equal values, says nothing about them."""
-        return hashlib.blake2b(
-            scope.encode() + b"\0" + value, key=self._blinding, digest_size=24
-        ).hexdigest()
+        return self.blinding.blind(scope, value)
+
+    async def former(self, connection: Connection) -> dict[str, Blinding]:
+        """By name. They change only with an import, into a log that was empty."""
+        cursor = await connection.execute(FETCH_FORMER, (FORMER_PREFIX, MAX_FORMER))
+        found = [self._unwrapped(name, bytes(value)) for name, value in await cursor.fetchall()]
+        return {blinding.name: blinding for blinding in found}
+
+    async def keep_former(self, connection: Connection, blinding: Blinding) -> None:
+        name = FORMER_PREFIX + blinding.name
+        nonce = os.urandom(NONCE_BYTES)
+        wrapped = nonce + self._wrapping.encrypt(nonce, blinding.key, name.encode())
+        await connection.execute(KEEP_FORMER, (name, wrapped))
+
+    def _unwrapped(self, name: str, value: bytes) -> Blinding:
+        nonce, sealed = value[:NONCE_BYTES], value[NONCE_BYTES:]
+        try:
+            return Blinding(self._wrapping.decrypt(nonce, sealed, name.encode()))
+        except InvalidTag:
+            raise Stopped(
+                "instance_secrets was written with another secret: set MESSENGER_SECRET to it"
+            ) from None
 
 
 class Keyring:

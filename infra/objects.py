@@ -36,6 +36,7 @@ CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
 # An object is put in one request: parts that were left half-way nobody would see.
 WHOLE_BYTES = 16 * 1024 * 1024
+READ_BYTES = 256 * 1024
 REMOVED_AT_ONCE = 1_000  # as many as S3 takes
 
 _UNREACHABLE = (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError)
@@ -103,6 +104,10 @@ class Objects:
         )
         await self._ask(put)
 
+    async def get(self, key: str, file: Path) -> bool:
+        """Into the file; False if there is no such object. Raises Unavailable."""
+        return await self._ask(partial(self._get, key, file))
+
     async def remove(self, keys: Sequence[str]) -> None:
         """What is not there counts as removed. Raises Unavailable."""
         for first in range(0, len(keys), REMOVED_AT_ONCE):
@@ -111,6 +116,23 @@ class Objects:
     async def below(self, prefix: str, limit: int) -> list[str]:
         """Keys that begin with the prefix, `limit` at most. Raises Unavailable."""
         return await self._ask(partial(self._below, prefix, limit))
+
+    def _get(self, key: str, file: Path) -> bool:
+        try:
+            answer = self._client.get_object(self._bucket, key)
+        except (S3Error, InvalidResponseError):
+            # How that is said of what is not there, differs from store to store.
+            if key not in self._below(key, 1):
+                return False
+            raise
+        try:
+            with file.open("wb") as opened:
+                for part in answer.stream(READ_BYTES):
+                    opened.write(part)
+        finally:
+            answer.close()
+            answer.release_conn()
+        return True
 
     def _remove(self, keys: Sequence[str]) -> None:
         wanted = [DeleteObject(key) for key in keys]

@@ -157,7 +157,7 @@ COMMAND_KEYS = """
 USERNAME_CLAIMS = """
     SELECT count(*)
     FROM unique_values
-    WHERE scope = 'username' AND holder = %s
+    WHERE split_part(scope, ' ', 1) = 'username' AND holder = %s
 """
 
 DEAD_ROWS = """

@@ -65,6 +65,7 @@ KNOWN_KEYS = frozenset(
 S3 = ("s3_endpoint", "s3_access_key", "s3_secret_key")
 DATABASE = ("database_url",)
 LOG = ("database_url", "nats_url")
+STORES = ("database_url", *S3)
 SERVERS = (*LOG, *S3)
 
 
@@ -112,6 +113,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     read_wait_seconds: float
     ready_lag_seconds: float
     attachment_unsent_seconds: float
+    archive_tablespace: str | None
+    archive_months: int
     append_queue_limit: int
     receipt_flush_ms: int
     presence_grace_seconds: float
@@ -521,6 +524,19 @@ SETTINGS: tuple[Setting, ...] = (
         "86400",
         "how long an attachment may wait to be sent before it is removed",
         "s",
+    ),
+    Setting(
+        "archive_tablespace",
+        _text("a tablespace of the database: 1 to 63 printable characters", 1, 63),
+        None,
+        "where `messenger maintain` moves old months of messages; unset, they stay",
+    ),
+    Setting(
+        "archive_months",
+        _whole(1, 1_200),
+        "12",
+        "after how many months messages are moved to the archive",
+        "months",
     ),
     Setting(
         "append_queue_limit", _COUNT, "4096", "commands that may wait in one process", "commands"

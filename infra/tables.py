@@ -50,7 +50,7 @@ event_log = Table(
         "event_log_uploads_of_sender", text("(data ->> 'sender_id')"), postgresql_where=IS_UPLOAD
     ),
     Index("event_log_uploads", "position", postgresql_where=IS_UPLOAD),
-    comment="Append-only, gapless from 1; written by append_v1 alone.",
+    comment="Append-only, gapless from 1; written by append_v1 and, while it is empty, imports.",
 )
 # The newest message of a chat, for mark-read without a message (NewestMessage).
 Index(
@@ -105,7 +105,20 @@ command_keys = Table(
     _required("body_hash", sa.LargeBinary),
     _required("position", sa.BigInteger),
     _required("answer", JSON),
+    Column("secret", sa.Text),
     comment="Idempotency keys and what was answered, for ever; hashes are keyed.",
+)
+
+imports = Table(
+    "imports",
+    metadata,
+    Column("singleton", sa.Boolean, primary_key=True, server_default=text("true")),
+    _required("digest", sa.Text),
+    _required("lines", sa.BigInteger),
+    _required("begun_at", TIME),
+    Column("finished_at", TIME),
+    sa.CheckConstraint("singleton", name="imports_one_row"),
+    comment="The export that the log came with, and how many of its lines are in.",
 )
 
 # -------------------------------------------------------------------------- beside the log

@@ -143,12 +143,18 @@ def database_url(postgres: embedded_postgres.Postgres, template_database: str) -
         yield url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fresh_database(
     postgres: embedded_postgres.Postgres, template_database: str
 ) -> Callable[[], AbstractContextManager[str]]:
     """A database each time it is entered, for tests whose examples need one each."""
     return partial(_database, postgres.url, template=template_database)
+
+
+@pytest.fixture(scope="session")
+def database_of() -> Callable[..., AbstractContextManager[str]]:
+    """As `fresh_database`, for servers that a test has of its own."""
+    return _database
 
 
 @pytest.fixture

@@ -93,6 +93,26 @@ def test_an_older_version_is_read_as_what_it_means_today() -> None:
     assert event == msgspec.structs.replace(example, attachment_ids=[])
 
 
+@pytest.mark.parametrize("path", GOLDEN, ids=name)
+def test_what_is_opened_for_an_export_and_sealed_again_is_the_same_event(path: Path) -> None:
+    """Whatever version it is of, all that is not sealed stays as it was written."""
+    written = path.read_bytes().rstrip()
+    event = codec.decode(*type_and_version(path), written)
+    opened = codec.opened_data(event, written, FixedKeys())
+    again = codec.sealed_data(codec.decode(*type_and_version(path), opened), opened, FixedKeys())
+    fields, back = msgspec.json.decode(written), msgspec.json.decode(again)
+    sealed = codec.sealed_fields(event)
+    assert list(back) == list(fields)
+    assert {name: back[name] for name in fields if name not in sealed} == {
+        name: value for name, value in fields.items() if name not in sealed
+    }
+    reopened = codec.decode(*type_and_version(path), again)
+    codec.open_sealed(event, FixedKeys())
+    codec.open_sealed(reopened, FixedKeys())
+    assert reopened == event
+    assert codec.decode(*type_and_version(path), opened) == event
+
+
 def test_every_older_version_leads_to_todays() -> None:
     today = {event.type: event.version for event in EVENTS}
     assert set(UPCASTERS) == {
