@@ -29,10 +29,6 @@ PLACE = """
     )
     SELECT
         low AS position,
-        (
-            SELECT h.epoch
-            FROM log_head AS h
-        ) AS epoch,
         high - low > %(max_apart)s OR EXISTS (
             SELECT
             FROM event_log AS e
@@ -54,11 +50,9 @@ PLACE = """
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """`next_cursor` is that of `/v1/chats`, `contacts_cursor` that of `/v1/contacts`. The stream
-    is started after `position` with the log's `epoch`."""
+    """`next_cursor` is that of `/v1/chats`, `contacts_cursor` that of `/v1/contacts`."""
 
     position: int
-    epoch: int
     chats: list[Chat]
     next_cursor: str | None
     unread: Unread
@@ -68,12 +62,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 async def state(call: Call, snapshot: Snapshot) -> State:
     caller = call.caller.user_id
-    position, epoch = await _place(caller, snapshot)
+    position = await _position(caller, snapshot)
     found_chats = await chats.first_chats(caller, MAX_CHATS, snapshot)
     found_contacts = await contacts.first_contacts(caller, snapshot)
     return State(
         position=position,
-        epoch=epoch,
         chats=found_chats.items,
         next_cursor=found_chats.next_cursor,
         unread=await unread.unread_of(caller, snapshot),
@@ -82,12 +75,13 @@ async def state(call: Call, snapshot: Snapshot) -> State:
     )
 
 
-async def _place(caller: str, snapshot: Snapshot) -> tuple[int, int]:
+async def _position(caller: str, snapshot: Snapshot) -> int:
     arguments = {"caller": caller, "used": list(USED), "max_apart": MAX_APART}
     place: dict[str, Any] = await snapshot.row(PLACE, arguments) or {}
     if place["is_torn"]:
         raise Torn("the read models stay at different positions")
-    return place["position"], place["epoch"]
+    position: int = place["position"]
+    return position
 
 
 USED = chats.USED

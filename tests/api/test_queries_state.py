@@ -27,7 +27,6 @@ async def test_the_state_is_what_the_single_queries_show(people: People) -> None
     contacts = await ann.see("/v1/contacts")
     assert shown == {
         "position": last["position"],
-        "epoch": 1,
         "chats": chats["items"],
         "next_cursor": None,
         "unread": await ann.see("/v1/unread"),
@@ -41,7 +40,6 @@ async def test_somebody_new_has_an_empty_state(people: People) -> None:
     ann, *_ = people
     assert await ann.see("/v1/state", 3) == {
         "position": 3,
-        "epoch": 1,
         "chats": [],
         "next_cursor": None,
         "unread": {"chats": 0, "messages": 0, "items": []},
