@@ -22,6 +22,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api import attachments, commands, openapi, problems, queries, sessions, status
+from api.daemons import end
 from api.http import Door, Inbound, NoContent, Reply, problem_reply, unreadable
 from api.operations import Call, Operation, caller_of
 from api.origins import Origins
@@ -77,7 +78,10 @@ def _behind(door: Any, proxies: str) -> Any:
 
 
 async def serve(settings: Settings, *, host: str, port: int, fd: int | None) -> None:
-    """Until SIGINT or SIGTERM; requests under way get GRACEFUL_STOP_SECONDS to end."""
+    """Until SIGINT or SIGTERM; requests under way get GRACEFUL_STOP_SECONDS to end.
+
+    Raises Stopped where the log is not the one any more that this process knows.
+    """
     async with opened(settings) as parts, stream.opened(parts) as live:
         logging.getLogger().addHandler(_Forward(parts.logger))
         # Given the descriptor, uvicorn takes it for a Unix socket: without TCP_NODELAY each answer
@@ -85,7 +89,20 @@ async def serve(settings: Settings, *, host: str, port: int, fd: int | None) -> 
         sockets = None if fd is None else [socket.socket(fileno=fd)]
         server = Server(config(create_app(parts, live), host=host, port=port))
         garbage.settle()
-        await server.serve(sockets=sockets)
+        await _serve(server, sockets, live)
+
+
+async def _serve(server: "Server", sockets: list[socket.socket] | None, live: Stream) -> None:
+    serving = asyncio.create_task(server.serve(sockets=sockets))
+    ending = asyncio.create_task(live.ends())
+    try:
+        await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+        if ending.done():
+            await ending
+    finally:
+        await end(serving, ending)
 
 
 def config(app: ASGIApp, *, host: str, port: int) -> uvicorn.Config:

@@ -28,6 +28,9 @@ DATA_DIR = click.option(
 )
 
 
+# What `messenger project` does unless told otherwise; no projection may have its name.
+RUN = "run"
+
 # Wide enough for a setting a line.
 PIPED_CHARACTERS = 400
 CHECK_CODES = {"up to date": 0, "behind": 1, "ahead": 3}  # 2 is a wrong command line
@@ -118,16 +121,50 @@ def relay(data_dir: Path | None) -> None:
     _run(daemons.relay(_settings(data_dir, needs=all_settings.LOG)))
 
 
-@messenger.command()
+class _Projecting(click.Group):
+    """`project NAME… | --all`, which is what it is for, beside `project skip`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_known = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if is_known else [RUN, *args])
+
+
+@messenger.group(cls=_Projecting)
+def project() -> None:
+    """Keep read models up to date: NAME... or --all. Or skip an event that one can't apply."""
+
+
+@project.command(name=RUN)
 @click.argument("names", nargs=-1, metavar="NAME...")
 @click.option("--all", "everything", is_flag=True, help="Every projection, in one process.")
 @DATA_DIR
-def project(names: tuple[str, ...], everything: bool, data_dir: Path | None) -> None:
-    """Keep read models up to date."""
+def run_projections(names: tuple[str, ...], everything: bool, data_dir: Path | None) -> None:
+    """Keep read models up to date (what `messenger project NAME...` does)."""
     from api import daemons
 
     projections = _projections(names, everything)
     _run(daemons.project(_settings(data_dir, needs=all_settings.LOG), projections))
+
+
+@project.command()
+@click.argument("name")
+@click.argument("position", type=click.IntRange(1))
+@click.option("--why", required=True, help="For those who read about it later.")
+@DATA_DIR
+def skip(name: str, position: int, why: str, data_dir: Path | None) -> None:
+    """Let the read model NAME do without the event at POSITION, at which it stands still.
+
+    Recorded for ever, and honoured by every rebuild.
+    """
+    from api import upkeep
+    from infra.skips import MAX_WHY_CHARACTERS
+
+    [projection] = _projections((name,), everything=False)
+    why = " ".join(why.split())
+    if not 0 < len(why) <= MAX_WHY_CHARACTERS or not why.isprintable():
+        raise click.UsageError(f"--why says why, in 1 to {MAX_WHY_CHARACTERS} characters")
+    settings = _settings(data_dir, needs=all_settings.DATABASE)
+    _run(upkeep.run_skip(settings, projection, position, why))
 
 
 @messenger.command()
@@ -211,6 +248,23 @@ def events(
     _run(
         upkeep.run_events(settings, stream=stream, type_name=type_name, after=after, follow=follow)
     )
+
+
+@messenger.group()
+def log() -> None:
+    """The event log itself."""
+
+
+@log.command(name="new-epoch")
+@DATA_DIR
+def new_epoch(data_dir: Path | None) -> None:
+    """Go on with a log that went back in time, such as one restored from a backup.
+
+    JetStream gets a new copy of it, and all clients read their state anew. NATS has to be there.
+    """
+    from api import upkeep
+
+    _run(upkeep.run_new_epoch(_settings(data_dir, needs=all_settings.LOG)))
 
 
 @messenger.group()

@@ -12,6 +12,7 @@ from infra.appender import Appender
 from infra.bus import HEAD, Bus
 from infra.database import Pool
 from infra.executor import Executor
+from infra.history import Witness
 from infra.housekeeping import Housekeeping
 from infra.keyring import Keyring, Secret
 from infra.logs import Logger
@@ -81,7 +82,7 @@ async def project(settings: Settings, projections: Sequence[Projection]) -> None
 
 
 async def maintain(settings: Settings, *, once: bool) -> None:
-    """Raises Unavailable where it shall be done once and can't be."""
+    """Raises Unavailable where it shall be done once and can't be, or Stopped."""
     logger = Logger(settings.log_level, process="maintain")
     passwords = Passwords(rounds=settings.bcrypt_rounds)
     async with (
@@ -110,11 +111,14 @@ async def maintain(settings: Settings, *, once: bool) -> None:
                 await removals.once()
                 await leases.reap()
         else:
+            # What it remembers of the log has to be of this one.
+            witness = Witness(parts.pool, parts.bus)
             await until_signal(
                 parts.keyring.watch(),
                 removals.run(),
                 leases.reap_forever(logger),
                 housekeeping.run(),
+                witness.watch(),
             )
 
 
@@ -124,6 +128,7 @@ class Writing(NamedTuple):
     pool: Pool
     executor: Executor
     keyring: Keyring
+    bus: Bus
 
 
 @asynccontextmanager
@@ -145,7 +150,7 @@ async def writing(settings: Settings, *, name: str, passwords: Passwords) -> Asy
         executor = Executor(
             pool=pool, appender=appender, keyring=keys, secret=secret, passwords=passwords
         )
-        yield Writing(pool, executor, keys)
+        yield Writing(pool, executor, keys, bus)
 
 
 @asynccontextmanager

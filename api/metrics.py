@@ -4,6 +4,8 @@ Requests go by route template, never by path, so the number of series is bounded
 Label sets are looked up once and kept: a message sent passes here.
 """
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -41,6 +43,12 @@ class Metrics:
             name: Gauge(name, text, ("projection",), registry=self._registry)
             for name, text in _PROJECTION_GAUGES.items()
         }
+        self._failures = Gauge(
+            "messenger_projection_failed",
+            "1 for a projection that stands still, with the event that it can't apply",
+            ("projection", "position", "type", "reason"),
+            registry=self._registry,
+        )
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         key = (method, route, status)
@@ -69,6 +77,12 @@ class Metrics:
     def show_projection(self, name: str, projection: str, value: float) -> None:
         self._projection_gauges[name].labels(projection).set(value)
 
+    def show_failures(self, failures: Iterable[tuple[str, str, str, str]]) -> None:
+        """At most one a projection, whatever failed before."""
+        self._failures.clear()
+        for labels in failures:
+            self._failures.labels(*labels).set(1)
+
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
@@ -93,4 +107,5 @@ _PROJECTION_GAUGES = {
     "messenger_projection_position": "The projection's checkpoint",
     "messenger_projection_lag_events": "Events that the projection has before it",
     "messenger_projection_lag_seconds": "Age of the first event that the projection lacks",
+    "messenger_projection_skipped_events": "Events that the projection does without, by order",
 }

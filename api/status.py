@@ -27,12 +27,24 @@ class Relay(msgspec.Struct, frozen=True):
     position: int | None
 
 
-class ProjectionStatus(msgspec.Struct, frozen=True):
+class Failure(msgspec.Struct, frozen=True):
+    """The event at which a projection stands still."""
+
+    position: int
+    type: str
+    reason: str
+
+
+class ProjectionStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`skipped_events` it does without, because an operator said so."""
+
     name: str
     position: int
     lag_events: int
     lag_seconds: float
     state: State
+    failure: Failure | None = None
+    skipped_events: int = 0
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -43,8 +55,11 @@ class Status(msgspec.Struct, frozen=True):
     projections: list[ProjectionStatus]
 
 
-class Health(msgspec.Struct, frozen=True):
+class Health(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`warnings` tell of what stands still, but not for long enough to make it unfit."""
+
     status: Literal["live", "ready"]
+    warnings: list[str] = []
 
 
 async def live(call: Call) -> Reply:
@@ -52,10 +67,10 @@ async def live(call: Call) -> Reply:
 
 
 async def ready(call: Call) -> Reply:
-    reasons = await _unfit(call.parts)
+    reasons, warnings = await _unfit(call.parts)
     if reasons:
         raise ServiceUnavailable("; ".join(reasons))
-    return json_reply(Health("ready"))
+    return json_reply(Health("ready", warnings))
 
 
 async def status(call: Call) -> Reply:
@@ -89,21 +104,34 @@ async def _show_positions(parts: Parts) -> bool:
         show("messenger_projection_position", item.name, item.position)
         show("messenger_projection_lag_events", item.name, item.lag_events)
         show("messenger_projection_lag_seconds", item.name, item.lag_seconds)
+        show("messenger_projection_skipped_events", item.name, item.skipped_events)
+    parts.metrics.show_failures(
+        (item.name, str(item.failure.position), item.failure.type, item.failure.reason)
+        for item in projections
+        if item.failure is not None
+    )
     return True
 
 
-async def _unfit(parts: Parts) -> list[str]:
+async def _unfit(parts: Parts) -> tuple[list[str], list[str]]:
+    """What makes it unfit, and what may soon."""
     reasons = [] if parts.bus.connected else ["NATS does not answer"]
     try:
         _, projections = await _projections(parts)
     except (*DOWN, Unavailable) as error:
-        return [*reasons, f"the database does not answer: {first_line(error)}"]
+        return [*reasons, f"the database does not answer: {first_line(error)}"], []
     limit = parts.settings.ready_lag_seconds
-    return reasons + [
-        f"the projection {item.name} is {item.lag_seconds:.0f} s behind ({item.state})"
-        for item in projections
-        if item.lag_seconds > limit
-    ]
+    late = [item for item in projections if item.lag_seconds > limit]
+    failed = [item for item in projections if item.failure is not None and item not in late]
+    reasons += [_behind(item) for item in late]
+    return reasons, [_behind(item) for item in failed]
+
+
+def _behind(item: ProjectionStatus) -> str:
+    failure, told = item.failure, str(item.state)
+    if failure is not None:
+        told = progress.failed(failure.position, failure.type, failure.reason)
+    return f"the projection {item.name} is {item.lag_seconds:.0f} s behind ({told})"
 
 
 async def _projections(parts: Parts) -> tuple[event_log.Head, list[ProjectionStatus]]:
@@ -119,7 +147,18 @@ async def _projections(parts: Parts) -> tuple[event_log.Head, list[ProjectionSta
 def _projection(item: Progress) -> ProjectionStatus:
     # The head was read a moment before.
     lag_events, lag_seconds = max(0, item.lag_events), round(item.lag_seconds, 3)
-    return ProjectionStatus(item.name, item.position, lag_events, lag_seconds, item.state)
+    failure = None
+    if item.failed_at is not None:
+        failure = Failure(item.failed_at, item.failed_type or "", item.reason or "")
+    return ProjectionStatus(
+        item.name,
+        item.position,
+        lag_events,
+        lag_seconds,
+        item.state,
+        failure,
+        item.skipped_events,
+    )
 
 
 async def _relayed(parts: Parts, epoch: int) -> int | None:

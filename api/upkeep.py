@@ -1,4 +1,4 @@
-"""What an operator does to read models and the log: replay, verify, status, events."""
+"""What an operator does to read models and the log: replay, verify, skip, status, events."""
 
 import asyncio
 import sys
@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,18 +19,21 @@ from rich.progress import (
 from rich.table import Table
 
 from api.daemons import keyring
-from infra import database, event_log, progress, replay, verify
+from infra import database, event_log, history, progress, replay, skips, verify
 from infra.bus import Bus, stream_name
 from infra.database import Connection
-from infra.errors import Unavailable
+from infra.errors import Stopped, Unavailable
 from infra.relay import payload
 from infra.settings import Settings
+from infra.skips import Skip
 from projections import NAMES
 from projections.projection import Projection
 
 EVENTS_PAGE = 500
 FOLLOW_POLL_SECONDS = 0.25
 WATCH_SECONDS = 1.0
+SKIPS_SHOWN = 5
+PIPED_CHARACTERS = 400
 
 EVENTS = """
     SELECT position, event_id::text, stream, stream_version, type, schema_version, data::text,
@@ -80,6 +84,7 @@ async def run_replay(settings: Settings, projections: Sequence[Projection]) -> N
                     f"{projection.name}: rebuilt up to {swap.position}, "
                     f"swapped in {swap.seconds * 1000:.0f} ms"
                 )
+                _show_skips(swap.skipped)
 
 
 async def run_replay_until(
@@ -90,7 +95,7 @@ async def run_replay_until(
     async with keyring(settings) as keys:
         with progress_bar() as progress:
             for projection in projections:
-                await replay.as_of(
+                past = await replay.as_of(
                     projection,
                     url=settings.database_url,
                     keyring=keys,
@@ -99,6 +104,7 @@ async def run_replay_until(
                     progress=Bar(progress, projection.name),
                 )
                 print(f"{projection.name}: as of {position} in schema {schema}")
+                _show_skips(past.skipped)
 
 
 async def run_drop_retired(settings: Settings, projections: Sequence[Projection]) -> None:
@@ -124,14 +130,40 @@ async def run_verify(settings: Settings, projections: Sequence[Projection]) -> i
 def _show_verdict(verdict: verify.Verdict) -> None:
     result = f"{verdict.differing} rows differ" if verdict.differing else "equal"
     print(f"{verdict.projection}: {verdict.rows} rows at position {verdict.position}: {result}")
+    _show_skips(verdict.skipped)
     for difference in verdict.shown:
         print(f"  {difference.table}")
         print(f"    live    {difference.live or 'no such row'}")
         print(f"    rebuilt {difference.rebuilt or 'no such row'}")
 
 
+def _show_skips(skipped: list[Skip]) -> None:
+    for skip in skipped:
+        print(f"  {skip}")
+
+
+async def run_skip(settings: Settings, projection: Projection, position: int, why: str) -> None:
+    url = settings.database_url
+    async with await database.connect(url, name="skip") as connection:
+        skip, is_new = await skips.record(connection, projection.name, position, why=why)
+    told = "goes on" if is_new else "goes on already"
+    print(f"{projection.name}: {told} {skip}")
+
+
+async def run_new_epoch(settings: Settings) -> None:
+    async with (
+        await database.connect(settings.database_url, name="new epoch") as connection,
+        Bus.of(settings, name="new epoch") as bus,
+    ):
+        head = await history.new_epoch(bus, connection)
+    print(f"epoch {head.epoch} begins after position {head.position}")
+
+
 async def run_status(settings: Settings, *, watch: bool) -> None:
     console = Console()
+    # Scripts read it by line: only a terminal makes it narrow.
+    if not console.is_terminal:
+        console = Console(width=PIPED_CHARACTERS)
     async with (
         await database.connect(settings.database_url, name="status") as connection,
         Bus.of(settings, name="status") as bus,
@@ -148,19 +180,39 @@ async def _status(connection: Connection, bus: Bus) -> Table:
     head = await event_log.head(connection)
     table = Table("what", "position", "lag", "behind", "state", title=f"epoch {head.epoch}")
     table.add_row("log", str(head.position), "", "", "")
-    table.add_row("relay", *await _relay_status(bus, head))
+    table.add_row("relay", *await _relay_status(connection, bus, head))
     for item in await progress.of(connection, NAMES):
-        state = item.state if item.reason is None else f"failed at {item.failed_at}: {item.reason}"
         lag_seconds = f"{item.lag_seconds:.1f} s"
+        state = _state(item)
         table.add_row(item.name, str(item.position), str(item.lag_events), lag_seconds, state)
+        for skip in await _last_skips(connection, item):
+            table.add_row("", "", "", "", escape(str(skip)))
     return table
 
 
-async def _relay_status(bus: Bus, head: event_log.Head) -> tuple[str, str, str, str]:
+def _state(item: progress.Progress) -> str:
+    if item.failed_at is None:
+        return item.state
+    failed = progress.failed(item.failed_at, item.failed_type or "", item.reason or "")
+    return escape(
+        f"{failed}; mend the cause, or: messenger project skip {item.name} {item.failed_at}"
+    )
+
+
+async def _last_skips(connection: Connection, item: progress.Progress) -> list[Skip]:
+    if item.skipped_events == 0:
+        return []
+    return (await skips.of(connection, item.name))[-SKIPS_SHOWN:]
+
+
+async def _relay_status(
+    connection: Connection, bus: Bus, head: event_log.Head
+) -> tuple[str, str, str, str]:
     try:
         position = await bus.last_sequence(stream_name(head.epoch)) or 0
-    except Unavailable as error:
-        return ("", "", "", str(error))
+        await history.check_copy(bus, connection)
+    except (Stopped, Unavailable) as error:
+        return ("", "", "", escape(str(error)))
     lag = head.position - position
     return (str(position), str(lag), "", "live" if lag == 0 else "behind")
 

@@ -11,9 +11,11 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -44,8 +46,31 @@ BUS_ERRORS = (NatsError, OSError, asyncio.TimeoutError)
 Callback = Callable[[Msg], Awaitable[None]]
 
 
+STREAM = "EVENT_LOG_"
+
+
 def stream_name(epoch: int) -> str:
-    return f"EVENT_LOG_{epoch}"
+    return f"{STREAM}{epoch}"
+
+
+def epoch_of(stream: str | None) -> int:
+    """0 for none, or for one that is not ours."""
+    digits = (stream or "").removeprefix(STREAM)
+    return int(digits) if digits != stream and digits.isdecimal() else 0
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """An event as JetStream carries it; field names are event_log's columns."""
+
+    position: int
+    event_id: str
+    stream: str
+    stream_version: int
+    type: str
+    schema_version: int
+    data: msgspec.Raw
+    metadata: msgspec.Raw
+    recorded_at: datetime
 
 
 class Extent(NamedTuple):

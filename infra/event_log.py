@@ -103,9 +103,15 @@ async def head(connection: Connection) -> Head:
 
 
 async def read(
-    connection: Connection, *, after: int, up_to: int, types: Collection[str]
+    connection: Connection,
+    *,
+    after: int,
+    up_to: int,
+    types: Collection[str],
+    without: Collection[int] = (),
 ) -> list[Recorded]:
-    """Every event in (after, up_to], undecoded types with `event` None, fields still sealed.
+    """Every event in (after, up_to], fields still sealed. Of other types, and at the positions
+    in `without`, `event` is None and nothing is decoded.
 
     Raises LogError if a position is missing.
     """
@@ -116,7 +122,11 @@ async def read(
     if len(rows) != up_to - after:
         raise LogError(f"the log has {len(rows)} events in ({after}, {up_to}]")
     return [
-        Recorded(position, at, None if data is None else codec.decode(type_name, version, data))
+        Recorded(
+            position,
+            at,
+            None if data is None or position in without else codec.decode(type_name, version, data),
+        )
         for position, at, type_name, version, data in rows
     ]
 

@@ -19,9 +19,8 @@ from nats.js.errors import NotFoundError
 
 from domain.event import Recorded
 from infra import codec
-from infra.bus import BUS_ERRORS, REQUEST_TIMEOUT_SECONDS, Bus
+from infra.bus import BUS_ERRORS, REQUEST_TIMEOUT_SECONDS, Bus, Envelope
 from infra.errors import MessengerError
-from infra.relay import Envelope
 
 MAX_BUFFERED_EVENTS = 10_000
 INACTIVE_SECONDS = 30.0
@@ -40,6 +39,7 @@ class Follower:
         self._subscription: Subscription | None = None
         self._consumer: tuple[str, str] | None = None
         self._next = 0
+        self._stream = ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -47,10 +47,14 @@ class Follower:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    @property
+    def follows(self) -> bool:
+        return self._subscription is not None
+
     async def start(self, stream: str, *, after: int) -> int:
         """Where the copy ended as it began to follow; 0 if it follows there already, or if
         JetStream can't be reached."""
-        if self._subscription is not None and self._next > after:
+        if self._subscription is not None and self._next > after and stream == self._stream:
             return 0
         await self.stop()
         try:
@@ -93,7 +97,7 @@ class Follower:
     async def _subscribe(self, stream: str, after: int) -> None:
         client = self._bus.client
         inbox = client.new_inbox()
-        self._next = after + 1
+        self._next, self._stream = after + 1, stream
         self._subscription = await client.subscribe(inbox, cb=self._receive)
         created = await self._bus.jetstream.add_consumer(
             stream,

@@ -24,7 +24,13 @@ PROJECTIONS = """
             0
         ))::float8 AS lag_seconds,
         f.position AS failed_at,
+        f.type AS failed_type,
         f.reason,
+        (
+            SELECT count(*)
+            FROM skipped_events AS s
+            WHERE s.projection = p.name
+        ) AS skipped_events,
         to_regnamespace('rebuild_' || p.name) IS NOT NULL AND EXISTS (
             SELECT
             FROM pg_stat_activity AS a
@@ -33,7 +39,8 @@ PROJECTIONS = """
     FROM unnest(%s::text[]) WITH ORDINALITY AS p (name, ordinal)
     CROSS JOIN log_head AS h
     LEFT JOIN projection_checkpoints AS c ON c.projection = p.name
-    LEFT JOIN projection_failures AS f ON f.projection = p.name
+    LEFT JOIN projection_failures AS f
+        ON f.projection = p.name AND f.position > coalesce(c.position, 0)
     LEFT JOIN event_log AS e ON e.position = coalesce(c.position, 0) + 1
     ORDER BY p.ordinal
 """
@@ -42,14 +49,16 @@ State = Literal["live", "behind", "failed", "rebuilding"]
 
 
 class Progress(NamedTuple):
-    """`failed_at` and `reason` tell of the event at which it stands still, if it does."""
+    """`failed_at`, its type and `reason` tell of the event at which it stands still, if it does."""
 
     name: str
     position: int
     lag_events: int
     lag_seconds: float
     failed_at: int | None
+    failed_type: str | None
     reason: str | None
+    skipped_events: int
     is_rebuilding: bool
 
     @property
@@ -59,6 +68,11 @@ class Progress(NamedTuple):
         if self.is_rebuilding:
             return "rebuilding"
         return "live" if self.lag_seconds < LIVE_LAG_SECONDS else "behind"
+
+
+def failed(position: int, type_name: str, reason: str) -> str:
+    """In words."""
+    return f"failed at {position} ({type_name}): {reason}"
 
 
 async def of(connection: Connection, names: Sequence[str]) -> list[Progress]:

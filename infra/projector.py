@@ -6,12 +6,13 @@ PostgreSQL again. The checkpoint's row is locked first and must be where this da
 so that two daemons of one name, or a replay's swap, can never apply an event twice.
 
 An event that can't be applied stops the projection: position, type and reason are recorded in
-`projection_failures` and it tries again, with growing pauses. Rebuilds share all of this: they
-run the same code with another search path.
+`projection_failures` and it tries again, with growing pauses, until the cause is gone or an
+operator has it skipped (infra.skips). Rebuilds share all of this: they run the same code with
+another search path.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
@@ -21,7 +22,7 @@ import psycopg
 
 from domain.event import Recorded
 from infra import bus as buses
-from infra import clock, database, event_log, partitions
+from infra import clock, database, event_log, history, partitions, skips
 from infra.bus import Bus
 from infra.database import DOWN, Connection, first_line
 from infra.errors import MessengerError, Stopped, Unavailable
@@ -70,9 +71,15 @@ MOVE_CHECKPOINT = """
     WHERE projection = %s
 """
 
+# Unless it was skipped, or another daemon got over it, meanwhile.
 RECORD_FAILURE = """
     INSERT INTO public.projection_failures (projection, position, type, reason, failed_at)
-    VALUES (%s, %s, %s, %s, %s)
+    SELECT c.projection, f.position, f.type, f.reason, f.failed_at
+    FROM (VALUES (%s, %s::bigint, %s, %s, %s::timestamptz))
+        AS f (projection, position, type, reason, failed_at)
+    JOIN public.projection_checkpoints AS c
+        ON c.projection = f.projection AND c.position = f.position - 1
+    FOR SHARE OF c
     ON CONFLICT (projection) DO UPDATE
     SET position = excluded.position,
         type = excluded.type,
@@ -111,24 +118,34 @@ NOT_THE_EVENT = (Stopped, Fenced, Unavailable, *DOWN)
 
 
 class Reader:
-    """Reads ranges of the log for one projection, opened where it needs it."""
+    """Reads ranges of the log for one projection, opened where it needs it, without what was
+    skipped. What is skipped later is behind the live projection; a rebuild looks again."""
 
-    def __init__(self, projection: Projection, connection: Connection, keyring: Keyring) -> None:
+    def __init__(
+        self,
+        projection: Projection,
+        connection: Connection,
+        keyring: Keyring,
+        skipped: Collection[int] = (),
+    ) -> None:
         self.types = frozenset(event.type for event in projection.handles)
         self._opens = projection.opens
-        self._connection = connection
+        self.connection = connection
         self._keyring = keyring
+        self._skipped = frozenset(skipped)
 
     async def head(self) -> event_log.Head:
-        return await event_log.head(self._connection)
+        return await event_log.head(self.connection)
 
     async def read(self, *, after: int, up_to: int) -> list[Recorded]:
-        events = await event_log.read(self._connection, after=after, up_to=up_to, types=self.types)
+        events = await event_log.read(
+            self.connection, after=after, up_to=up_to, types=self.types, without=self._skipped
+        )
         await self.open(events)
         return events
 
     async def type_at(self, position: int) -> str:
-        row = await (await self._connection.execute(TYPE_AT, (position,))).fetchone()
+        row = await (await self.connection.execute(TYPE_AT, (position,))).fetchone()
         return str(row[0]) if row else "missing"
 
     async def open(self, events: list[Recorded]) -> None:
@@ -259,8 +276,9 @@ class Projector:
                 self._url, name=name, statement_timeout_ms=STATEMENT_TIMEOUT_MS
             ) as writing,
         ):
+            skipped = [skip.position for skip in await skips.of(reading, self._projection.name)]
             yield (
-                Reader(self._projection, reading, self._keyring),
+                Reader(self._projection, reading, self._keyring, skipped),
                 Writer(self._projection, writing),
             )
 
@@ -289,18 +307,18 @@ class Projector:
                 head = await self._poll(reader, writer)
                 stream = buses.stream_name(head.epoch)
                 copied = await follower.start(stream, after=self.position)
-                if copied > head.position:
-                    await self._refuse_copy_beyond(reader, stream, copied)
+                if copied or not follower.follows:
+                    await self._compare_copy(reader, follower)
                 await self._follow(reader, writer, follower)
 
-    async def _refuse_copy_beyond(self, reader: Reader, stream: str, copied: int) -> None:
-        """What a copy has beyond the log is not history, or not any more."""
-        head = await reader.head()
-        if copied > head.position:
-            raise Stopped(
-                f"{stream} ends at {copied} but the log at {head.position}: the log went back in "
-                "time; see README, Operations"
-            )
+    async def _compare_copy(self, reader: Reader, follower: Follower) -> None:
+        """What a copy has beyond the log is not history, or not any more: raises Stopped."""
+        try:
+            await history.check_copy(self._bus, reader.connection)
+        except history.Foreign:
+            pass  # no event, and the follower takes none of it
+        except Unavailable:
+            await follower.stop()  # what can't be compared is not followed
 
     async def _poll(self, reader: Reader, writer: Writer) -> event_log.Head:
         """From PostgreSQL, until there is little to do; the log's head at that time."""
@@ -320,7 +338,7 @@ class Projector:
         if head.position < self.position:
             raise Stopped(
                 f"{self._projection.name} is at {self.position} but the log ends at "
-                f"{head.position}: the log went back in time; see README, Operations"
+                f"{head.position}: {history.REMEDY}"
             )
 
     async def _catch_up(self, reader: Reader, writer: Writer, head: int) -> None:

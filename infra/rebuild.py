@@ -3,6 +3,9 @@
 A rebuild is resumable: its checkpoint is in its schema, in the transaction of its rows, and
 its shape is noted there, so that a rebuild begun by other code starts over. Indexes that
 writing does not need are made after the load.
+
+Skipped events (infra.skips) are left out as they are live. A rebuild notes in its schema which
+it leaves out; if one that it has written was skipped since, it starts over too.
 """
 
 import asyncio
@@ -17,8 +20,9 @@ from psycopg import sql
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable, SetTableComment
 
-from infra import database, tables
+from infra import database, skips, tables
 from infra.database import Connection
+from infra.errors import Unavailable
 from infra.keyring import Keyring
 from infra.projector import (
     NOT_THE_EVENT,
@@ -28,6 +32,7 @@ from infra.projector import (
     Writer,
     one_by_one,
 )
+from infra.skips import Skip
 from projections.projection import Projection
 
 MAX_BATCH_EVENTS = 10_000
@@ -57,6 +62,22 @@ GRANTS = {
     "DELETE": sql.SQL("GRANT DELETE ON {table} TO {role}"),
 }
 
+HONOURED = """
+    SELECT position
+    FROM skipped_events
+    WHERE projection = %s AND position <= %s
+    ORDER BY position
+"""
+
+# Before anything beyond the checkpoint is written. Skips are never taken back.
+HONOUR = """
+    INSERT INTO skipped_events (projection, position, type, reason, why, skipped_at)
+    SELECT s.projection, s.position, s.type, s.reason, s.why, s.skipped_at
+    FROM public.skipped_events AS s
+    WHERE s.projection = %s AND s.position = ANY (%s)
+    ON CONFLICT DO NOTHING
+"""
+
 SHAPE = """
     SELECT obj_description(to_regnamespace(%s), 'pg_namespace')
 """
@@ -65,13 +86,28 @@ SHAPE = """
 class Rebuild:
     """A projection in `schema`: opened by `opened`, filled by `advance`, ended by `index`."""
 
-    def __init__(self, projection: Projection, schema: str, reader: Reader, writer: Writer) -> None:
+    def __init__(
+        self, projection: Projection, schema: str, reader: Reader, writer: Writer, known: list[Skip]
+    ) -> None:
         self.projection = projection
         self.schema = schema
         self.reader = reader
         self.writer = writer
         self.position = 0
+        self._known = known
         self._pace = Pace(MAX_BATCH_EVENTS)
+
+    async def skipped(self, up_to: int) -> list[Skip]:
+        """What the rows up to a position do without, as the writer's transaction sees it.
+
+        Raises Unavailable if that is not what the live ones do without.
+        """
+        recorded = await skips.of(self.writer.connection, self.projection.name, up_to=up_to)
+        if recorded != [skip for skip in self._known if skip.position <= up_to]:
+            raise Unavailable(
+                f"an event of {self.projection.name} was skipped meanwhile; run it again"
+            )
+        return recorded
 
     async def advance(self, up_to: int, progress: Progress) -> None:
         """From where it is to a position. Raises Poisoned at an event that can't be applied."""
@@ -137,14 +173,24 @@ async def opened(
         # Nothing is lost with a crash here: the rebuild goes on from an older checkpoint.
         await writing.execute("SET synchronous_commit = off")
         await _prepare(writing, projection, schema, fresh=fresh)
-        rebuild = Rebuild(
-            projection, schema, Reader(projection, reading, keyring), Writer(projection, writing)
-        )
-        rebuild.position = await rebuild.writer.checkpoint()
-        if up_to is not None and rebuild.position > up_to:
+        writer, known = Writer(projection, writing), await skips.of(reading, projection.name)
+        skipped = [skip.position for skip in known]
+        reader = Reader(projection, reading, keyring, skipped)
+        position = await writer.checkpoint()
+        # A log that went back may end before what an earlier run left.
+        is_beyond = position > ((await reader.head()).position if up_to is None else up_to)
+        if is_beyond or not await _honours(writer, skipped, position):
             await _prepare(writing, projection, schema, fresh=True)
-            rebuild.position = await rebuild.writer.checkpoint()
+        await writing.execute(HONOUR, (projection.name, skipped))
+        rebuild = Rebuild(projection, schema, reader, writer, known)
+        rebuild.position = await writer.checkpoint()
         yield rebuild
+
+
+async def _honours(writer: Writer, skipped: list[int], position: int) -> bool:
+    """Whether what was written up to a position does without just what it has to."""
+    cursor = await writer.connection.execute(HONOURED, (writer.projection.name, position))
+    return [row[0] for row in await cursor.fetchall()] == [p for p in skipped if p <= position]
 
 
 async def _settle(ahead: "asyncio.Task[Any] | None") -> None:
@@ -187,7 +233,11 @@ async def _grant(connection: Connection, table: str) -> None:
 
 
 def _tables(projection: Projection) -> list[str]:
-    owned = [*tables.tables_of(projection.name), tables.projection_checkpoints]
+    owned = [
+        *tables.tables_of(projection.name),
+        tables.projection_checkpoints,
+        tables.skipped_events,
+    ]
     statements = [_ddl(CreateTable(table)) for table in owned]
     statements += [_ddl(SetTableComment(table)) for table in owned if table.comment]
     return statements + [

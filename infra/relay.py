@@ -6,23 +6,23 @@ acknowledged. It keeps no checkpoint, so a copy that vanished or went back is ju
 again. Any number of relays are safe, for the expected sequences let each event in once; an
 advisory lock lets one lead and the others wait.
 
-If the copy is ahead of the log, or holds another event at its end than the log does, the log
-went back in time: the relay stops with one line, for an operator to act.
+If the copy knows a later log than this one, the log went back in time (infra.history): the relay
+stops with one line, for an operator to act. Once there is a new epoch, nothing more goes into the
+copy of the old one.
 """
 
 import asyncio
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from time import monotonic
 from typing import Any
 
 import msgspec
 from nats.aio.msg import Msg
-from nats.js.errors import NotFoundError
 
 from infra import bus as buses
-from infra import clock, database, event_log
-from infra.bus import BUS_ERRORS, Bus, Extent, stream_name
+from infra import clock, database, event_log, history
+from infra.bus import BUS_ERRORS, Bus, Envelope, Extent, epoch_of, stream_name
 from infra.database import DOWN, Connection, first_line
 from infra.errors import LogError, MessengerError, Stopped, Unavailable
 from infra.logs import Logger
@@ -45,30 +45,10 @@ WINDOW = """
     SELECT position, event_id::text, stream, stream_version, type, schema_version, data::text,
         metadata::text, recorded_at
     FROM event_log
-    WHERE position > %s AND position <= (SELECT h.position FROM log_head AS h)
+    WHERE position > %s AND position <= (SELECT h.position FROM log_head AS h WHERE h.epoch = %s)
     ORDER BY position
     LIMIT %s
 """
-
-EVENT_ID = """
-    SELECT event_id::text
-    FROM event_log
-    WHERE position = %s
-"""
-
-
-class Envelope(msgspec.Struct, frozen=True):
-    """An event as JetStream carries it; field names are event_log's columns."""
-
-    position: int
-    event_id: str
-    stream: str
-    stream_version: int
-    type: str
-    schema_version: int
-    data: msgspec.Raw
-    metadata: msgspec.Raw
-    recorded_at: datetime
 
 
 def subject(stream: str, type_name: str) -> str:
@@ -121,9 +101,9 @@ class Relay:
         poll_seconds, looked = MIN_POLL_SECONDS, monotonic()
         while True:
             self._wake.clear()
-            sent = await self._send_window(connection, stream, last)
+            sent = await self._send_window(connection, head.epoch, last)
             if monotonic() - looked >= LOOK_SECONDS:
-                await self._look(stream, sent)
+                await self._look(connection, head.epoch, sent)
                 looked = monotonic()
             if sent > last:
                 is_full = sent - last == WINDOW_EVENTS
@@ -134,8 +114,11 @@ class Relay:
                 await self._pause(poll_seconds)
                 poll_seconds = min(poll_seconds * 2, MAX_POLL_SECONDS)
 
-    async def _look(self, stream: str, last: int) -> None:
-        """Nothing tells us when somebody wipes the copy."""
+    async def _look(self, connection: Connection, epoch: int, last: int) -> None:
+        """Nothing tells us when somebody wipes the copy, or begins a new epoch."""
+        stream = stream_name(epoch)
+        if (await event_log.head(connection)).epoch != epoch:
+            raise Unavailable(f"{stream} is the copy of an epoch that has ended")
         extent = await self._bus.extent(stream)
         if extent is None or extent.last != last or await self._is_cut(stream, extent):
             raise Unavailable(f"{stream} is not as it was left")
@@ -155,50 +138,28 @@ class Relay:
 
     async def _meet(self, connection: Connection, stream: str, head: event_log.Head) -> int:
         """Where the copy ends, after making sure that it is a copy of this log."""
+        await history.check_copy(self._bus, connection)
         extent = await self._bus.extent(stream)
         if extent is None:
             return await self._begin(stream, head)
-        if extent.last > head.position:
-            raise Stopped(
-                f"{stream} ends at {extent.last} but the log at {head.position}: the log went back "
-                "in time; see README, Operations"
-            )
         if await self._is_cut(stream, extent):
             # Its sequences can't be used again: only a new stream holds the old events.
             await self._bus.delete_stream(stream)
             return await self._begin(stream, head)
-        if extent.last > 0:
-            await self._compare(connection, stream, extent.last)
         return extent.last
 
     async def _begin(self, stream: str, head: event_log.Head) -> int:
         """A new copy, of as much as is retained; that of an earlier epoch makes room for it."""
         taken_by = await self._bus.stream_of_events()
-        if taken_by in {stream_name(epoch) for epoch in range(1, head.epoch)}:
+        if 0 < epoch_of(taken_by) < head.epoch:
             await self._bus.delete_stream(str(taken_by))
         first = max(1, head.position - buses.RETAINED_EVENTS + 1)
         await self._bus.create_stream(stream, first_sequence=first)
         return first - 1
 
-    async def _compare(self, connection: Connection, stream: str, sequence: int) -> None:
-        try:
-            message = await self._bus.jetstream.get_msg(stream, sequence)
-        except NotFoundError:
-            return  # purged or aged: nothing there that could differ
-        row = await (await connection.execute(EVENT_ID, (sequence,))).fetchone()
-        try:
-            envelope = msgspec.json.decode(message.data or b"", type=Envelope)
-        except msgspec.DecodeError:
-            envelope = None
-        if row is None or envelope is None or envelope.event_id != row[0]:
-            raise Stopped(
-                f"{stream} holds another event at {sequence} than the log: the log went back in "
-                "time or somebody else published there; see README, Operations"
-            )
-
-    async def _send_window(self, connection: Connection, stream: str, last: int) -> int:
+    async def _send_window(self, connection: Connection, epoch: int, last: int) -> int:
         """The sequence at which the copy then ends."""
-        rows = await (await connection.execute(WINDOW, (last, WINDOW_EVENTS))).fetchall()
+        rows = await (await connection.execute(WINDOW, (last, epoch, WINDOW_EVENTS))).fetchall()
         if not rows:
             return last
         if rows[-1][0] != last + len(rows):
@@ -215,7 +176,7 @@ class Relay:
             headers=_expected(final[0] - 1),
             timeout=buses.REQUEST_TIMEOUT_SECONDS,
         )
-        _check_acknowledged(reply.data, stream, final[0])
+        _check_acknowledged(reply.data, stream_name(epoch), final[0])
         position: int = final[0]
         return position
 

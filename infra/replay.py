@@ -18,6 +18,7 @@ from infra.database import Connection
 from infra.errors import Unavailable
 from infra.keyring import Keyring
 from infra.rebuild import Progress, Rebuild
+from infra.skips import Skip
 from projections.projection import Projection
 
 # Shorter than PostgreSQL's deadlock_timeout (1 s): the swap yields, never a reader.
@@ -70,11 +71,19 @@ SET_SCHEMA = sql.SQL("ALTER TABLE {source}.{table} SET SCHEMA {target}")
 
 
 class Swap(NamedTuple):
-    """`retired_at`: where the tables were that it put aside."""
+    """`retired_at`: where the tables were that it put aside. `skipped`: what the new do without."""
 
     position: int
     retired_at: int
     seconds: float
+    skipped: list[Skip]
+
+
+class Past(NamedTuple):
+    """A read model as of a position."""
+
+    position: int
+    skipped: list[Skip]
 
 
 async def replay(projection: Projection, *, url: str, keyring: Keyring, progress: Progress) -> Swap:
@@ -102,7 +111,7 @@ async def as_of(
     until: int,
     schema: str,
     progress: Progress,
-) -> int:
+) -> Past:
     """The read model as it was at a position, in a schema that stays."""
     scratch = f"{schema}_{projection.name}_building"
     async with rebuild.opened(
@@ -112,13 +121,14 @@ async def as_of(
         await copy.index()
         connection = copy.writer.connection
         async with connection.transaction():
+            skipped = await copy.skipped(until)
             await connection.execute(rebuild.CREATE_SCHEMA.format(schema=sql.Identifier(schema)))
             await _drop_tables(connection, projection, schema)
             await _move(connection, projection, scratch, schema)
         await rebuild.drop(connection, scratch)
         # Who was deleted while it was made, was forgotten before its last rows were written.
         await copies.forget_since(connection, projection, schema, after=until)
-        return copy.position
+        return Past(copy.position, skipped)
 
 
 async def drop_retired(projection: Projection, connection: Connection) -> None:
@@ -147,8 +157,8 @@ async def _swap_when_free(copy: Rebuild) -> Swap:
         began = monotonic()
         try:
             async with connection.transaction():
-                position, retired_at = await _swap(copy)
-            return Swap(position, retired_at, monotonic() - began)
+                position, retired_at, skipped = await _swap(copy)
+            return Swap(position, retired_at, monotonic() - began, skipped)
         except psycopg.errors.LockNotAvailable:
             await asyncio.sleep(SWAP_RETRY_SECONDS)
     raise Unavailable(
@@ -156,12 +166,15 @@ async def _swap_when_free(copy: Rebuild) -> Swap:
     )
 
 
-async def _swap(copy: Rebuild) -> tuple[int, int]:
+async def _swap(copy: Rebuild) -> tuple[int, int, list[Skip]]:
     connection, projection = copy.writer.connection, copy.projection
     await database.set_timeout(connection, "lock_timeout", SWAP_LOCK_TIMEOUT_MS, is_local=True)
     cursor = await connection.execute(LOCK_LIVE_CHECKPOINT, (projection.name,))
     row: Any = await cursor.fetchone()
-    position: int = max(row[0], copy.position)
+    # Live tables of a log that went back may be beyond it; of them nothing holds.
+    live = row[0] if row[0] <= (await copy.reader.head()).position else 0
+    position: int = max(live, copy.position)
+    skipped = await copy.skipped(position)
     if position > copy.position:
         events = await copy.reader.read(after=copy.position, up_to=position)
         await copy.writer.write(projection.plan(events), after=copy.position, up_to=position)
@@ -171,7 +184,7 @@ async def _swap(copy: Rebuild) -> tuple[int, int]:
     await _move(connection, projection, copy.schema, "public")
     await connection.execute(MOVE_LIVE_CHECKPOINT, (position, projection.name))
     await connection.execute(FORGET_FAILURE, (projection.name,))
-    return position, row[0]
+    return position, live, skipped
 
 
 async def _move(connection: Connection, projection: Projection, source: str, target: str) -> None:

@@ -242,6 +242,19 @@ projection_failures = Table(
     comment="The event at which a projection stands still; gone when it moves again.",
 )
 
+# An operator's decisions, no read model: kept by backups and replays.
+skipped_events = Table(
+    "skipped_events",
+    metadata,
+    Column("projection", sa.Text, primary_key=True),
+    Column("position", sa.BigInteger, primary_key=True),
+    _required("type", sa.Text),
+    _required("reason", sa.Text),
+    _required("why", sa.Text),
+    _required("skipped_at", TIME),
+    comment="Events that a projection does without, live and in every rebuild (infra.skips).",
+)
+
 # --------------------------------------------------------------------------- read models
 
 

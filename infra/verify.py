@@ -11,6 +11,7 @@ from infra import database, rebuild, tables
 from infra.errors import Unavailable
 from infra.keyring import Keyring
 from infra.rebuild import Progress, Rebuild
+from infra.skips import Skip
 from projections.projection import Projection
 
 MAX_DIFFERENCES_SHOWN = 20
@@ -54,6 +55,7 @@ class Verdict(NamedTuple):
     rows: int
     differing: int
     shown: list[Difference]
+    skipped: list[Skip]
 
 
 async def verify(
@@ -97,6 +99,7 @@ async def _compare(copy: Rebuild) -> Verdict:
         for table in tables.tables_of(copy.projection.name):
             await connection.execute(HOLD.format(table=sql.Identifier(table.name)))
         position = await _live_position(copy)
+        skipped = await copy.skipped(position)
         if position > copy.position:
             events = await copy.reader.read(after=copy.position, up_to=position)
             steps = copy.projection.plan(events)
@@ -106,7 +109,7 @@ async def _compare(copy: Rebuild) -> Verdict:
             rows += count
             differing += differences
             shown += found
-    return Verdict(copy.projection.name, position, rows, differing, shown)
+    return Verdict(copy.projection.name, position, rows, differing, shown, skipped)
 
 
 async def _tables(copy: Rebuild) -> AsyncIterator[tuple[int, int, list[Difference]]]:

@@ -329,9 +329,11 @@ class Connection:
         """Where the catch-up begins; None if there can be none."""
         if start.after is None:
             return None
-        head = await self._services.readings.head()
+        head = await self._services.gateway.head()
         oldest = head.position - self._services.parts.settings.stream_catch_up_events
-        if start.epoch not in (None, head.epoch) or not oldest <= start.after <= head.position:
+        # Whoever does not say of which epoch, may mean the first.
+        epoch = 1 if start.epoch is None else start.epoch
+        if epoch != head.epoch or not oldest <= start.after <= head.position:
             return None
         return start.after
 

@@ -5,8 +5,9 @@ chats move), then made ready (opened, named), then sent, all under `turn`; whoev
 sees the gateway at one position, and gets what comes after it.
 
 It reads PostgreSQL while behind or busy, else JetStream, as the projectors do. What can not be
-read waits; if it waits for too long, or the log went back in time, every connection is told to
-come back (1012), and the gateway begins anew at the head.
+read waits; if it waits for too long, every connection is told to come back (1012), and the gateway
+begins anew at the head. If the log went back in time, or begins a new epoch, it is over: `run`
+raises Stopped, and the process ends with it, for all that it remembers is of another log.
 """
 
 import asyncio
@@ -37,8 +38,10 @@ from domain.receipt import DeliveriesRecorded, DeliveryMark, ReceiptEvent
 from domain.user import AccountDeleted, ProfileUpdated, StatusChanged, UserEvent
 from infra.bus import Bus, stream_name
 from infra.database import DOWN, first_line
-from infra.errors import MessengerError
+from infra.errors import MessengerError, Stopped
+from infra.event_log import Head
 from infra.follower import Follower
+from infra.history import REMEDY, Witness
 from infra.logs import Logger
 
 TYPES = frozenset(event.type for event in EVENTS)
@@ -114,10 +117,6 @@ class Halfway(Exception):
     """A batch could not be routed to its end."""
 
 
-class LogWentBack(Exception):
-    """The log ends before what was routed already, or is another one."""
-
-
 class _User:
     """Somebody with connections here, or on the way to have one."""
 
@@ -130,9 +129,16 @@ class Gateway:
     """`run` it; `enter` a user, then `subscribe` a connection under `turn`."""
 
     def __init__(
-        self, readings: Readings, showing: Showing, pending: Pending, bus: Bus, logger: Logger
+        self,
+        readings: Readings,
+        showing: Showing,
+        pending: Pending,
+        bus: Bus,
+        witness: Witness,
+        logger: Logger,
     ) -> None:
         self._readings = readings
+        self._witness = witness
         self._showing = showing
         self._pending = pending
         self._bus = bus
@@ -260,9 +266,13 @@ class Gateway:
 
     # ----------------------------------------------------------------------- the log
 
+    async def head(self) -> Head:
+        """Raises Stopped where the log is not the one that was routed so far."""
+        return await self._witness.look()
+
     async def begin(self) -> None:
         """At the log's head, with nobody connected."""
-        head = await self._readings.head()
+        head = await self.head()
         self.position = self._routed = head.position
         self.epoch = head.epoch
         self.statuses.begin(head.position)
@@ -276,6 +286,9 @@ class Gateway:
                     await follower.start(stream_name(self.epoch), after=self.position)
                     await self._follow(follower)
                     continue
+                except Stopped:
+                    await self._send_away()
+                    raise
                 except NOT_HALFWAY as error:
                     self._logger.warning("gateway_waits", reason=first_line(error))
                 except Exception as error:  # noqa: BLE001 - whatever it is, nobody gets half of it
@@ -288,9 +301,11 @@ class Gateway:
         quiet_rounds = 0
         while quiet_rounds < QUIET_ROUNDS:
             began, position = monotonic(), self.position
-            head = await self._readings.head()
-            if head.position < self.position or head.epoch != self.epoch:
-                raise LogWentBack(f"the log ends at {head.position} of epoch {head.epoch}")
+            head = await self.head()
+            if head.position < self.position:
+                raise Stopped(
+                    f"the log ends at {head.position}, {self.position} was told: {REMEDY}"
+                )
             while self.position < head.position:
                 up_to = min(head.position, self.position + MAX_BATCH_EVENTS)
                 await self._route(
@@ -312,16 +327,20 @@ class Gateway:
                 return
 
     async def _begin_anew(self) -> None:
+        await self._send_away()
         async with self.turn:
-            everybody = self.connections_of(list(self._users))
-            for connection in everybody:
-                connection.restart()
-                self.unsubscribe(connection)
             self.rooms = Rooms()
             self._senders.clear()
             self._showing.begin_anew()
-            self.generation += 1
             await self.begin()
+
+    async def _send_away(self) -> None:
+        """Who is on the way to be connected too, by the generation."""
+        async with self.turn:
+            for connection in self.connections_of(list(self._users)):
+                connection.restart()
+                self.unsubscribe(connection)
+            self.generation += 1
 
     async def _route(self, events: list[Recorded]) -> None:
         """All or nothing: halfway, the rooms would have moved without anybody told."""

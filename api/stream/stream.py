@@ -34,6 +34,8 @@ from api.stream.wire import SOCKET, Socket
 from domain.ids import ChatId, GatewayId, UserId
 from domain.refusals import Forbidden, Refusal
 from infra import clock
+from infra.errors import Stopped
+from infra.history import Witness
 from infra.logs import Logger
 
 PATH = "/v1/stream"
@@ -51,6 +53,18 @@ class Stream:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._origins = Origins(services.parts.settings.allowed_origins)
+        self._stop: Stopped | None = None
+        self._stopped = asyncio.Event()
+
+    async def ends(self) -> None:
+        """When an operator has to act, or the process to begin anew: raises Stopped."""
+        await self._stopped.wait()
+        assert self._stop is not None
+        raise self._stop
+
+    def stop(self, stop: Stopped) -> None:
+        self._stop = stop
+        self._stopped.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.WEBSOCKET:
@@ -135,13 +149,14 @@ class Stream:
 
 @asynccontextmanager
 async def opened(parts: Parts) -> AsyncIterator[Stream]:
-    """Raises what the database raises."""
+    """Raises what the database raises, or Stopped."""
     gateway_id = GatewayId(clock.new_id())
     settings, logger = parts.settings, parts.logger
     readings = Readings(parts.pool, parts.keyring, parts.read_models)
     showing = Showing(readings, Names(parts.executor, parts.keyring), parts.objects, logger)
     pending = Pending()
-    gateway = Gateway(readings, showing, pending, parts.bus, logger)
+    witness = Witness(parts.pool, parts.bus)
+    gateway = Gateway(readings, showing, pending, parts.bus, witness, logger)
     leases = Leases(parts.pool, parts.executor)
     presence = Presence(leases, gateway_id, logger, grace_seconds=settings.presence_grace_seconds)
     recorder = Recorder(
@@ -182,7 +197,7 @@ async def opened(parts: Parts) -> AsyncIterator[Stream]:
         stream.sweep,
         stream.send_presence,
     )
-    tasks = [asyncio.create_task(_kept_up(run, logger)) for run in work]
+    tasks = [asyncio.create_task(_kept_up(run, stream, logger)) for run in work]
     try:
         yield stream
     finally:
@@ -193,11 +208,15 @@ async def opened(parts: Parts) -> AsyncIterator[Stream]:
                 await recorder.flush()
 
 
-async def _kept_up(run: Callable[[], Awaitable[None]], logger: Logger) -> None:
-    """Begins it again should it ever end: sockets that nobody serves would look alive."""
+async def _kept_up(run: Callable[[], Awaitable[None]], stream: Stream, logger: Logger) -> None:
+    """Begins it again should it ever end: sockets that nobody serves would look alive. Unless an
+    operator has to act."""
     while True:
         try:
             await run()
+        except Stopped as stop:
+            stream.stop(stop)
+            return
         except Exception as error:  # noqa: BLE001
             logger.error("stream_work_ended", traceback="".join(traceback.format_exception(error)))
         await asyncio.sleep(RESTART_SECONDS)

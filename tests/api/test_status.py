@@ -2,6 +2,7 @@
 
 import httpx
 
+from infra import skips
 from infra.projector import RECORD_FAILURE
 from projections import NAMES
 from tests.api.served import Api, good, problem, serving
@@ -43,15 +44,56 @@ async def test_a_projection_that_lags_makes_the_api_unfit(database_url: str, nat
         good(await api.client.get("/health/live"))
 
 
-async def test_a_projection_that_stands_still_is_shown_as_failed(
+async def stand_still(database_url: str) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute("INSERT INTO projection_checkpoints VALUES ('users', 0, now())")
+        row = ("users", 1, "user_registered", 'it is "odd"', "2026-01-01T00:00:00Z")
+        await connection.execute(RECORD_FAILURE, row)
+
+
+async def test_a_projection_that_stands_still_is_shown_with_the_event_and_the_reason(
     api: Api, database_url: str
 ) -> None:
     await api.register("ann")
+    await stand_still(database_url)
+    shown = {item["name"]: item for item in good(await api.client.get("/v1/status"))["projections"]}
+    assert shown["users"]["state"] == "failed"
+    failure = {"position": 1, "type": "user_registered", "reason": 'it is "odd"'}
+    assert shown["users"]["failure"] == failure
+    assert [name for name, item in shown.items() if "failure" in item] == ["users"]
+    text = (await api.client.get("/metrics")).text
+    labels = 'position="1",projection="users",reason="it is \\"odd\\"",type="user_registered"'
+    assert f"messenger_projection_failed{{{labels}}} 1.0" in text
+    assert text.count("messenger_projection_failed{") == 1
+
+
+async def test_what_stands_still_is_told_at_once_and_makes_the_api_unfit_when_it_lags(
+    database_url: str, nats_url: str
+) -> None:
+    told = 's behind (failed at 1 (user_registered): it is "odd")'
+    async with serving(database_url, nats_url) as api:
+        await api.register("ann")
+        await stand_still(database_url)
+        [warning] = good(await api.client.get("/health/ready"))["warnings"]
+        assert warning.startswith("the projection users is ")
+        assert warning.endswith(told)
+    async with serving(database_url, nats_url, ready_lag_seconds=-1.0) as api:
+        refused = problem(await api.client.get("/health/ready"), 503, "unavailable")
+        assert told in refused["detail"]
+
+
+async def test_a_skip_ends_the_failure_and_is_counted(api: Api, database_url: str) -> None:
+    await api.register("ann")
+    await stand_still(database_url)
+    good(await api.client.get("/v1/status"))
     async with connected(database_url) as connection:
-        row = ("users", 1, "user_registered", "because", "2026-01-01T00:00:00Z")
-        await connection.execute(RECORD_FAILURE, row)
-    shown = good(await api.client.get("/v1/status"))
-    assert {item["name"]: item["state"] for item in shown["projections"]}["users"] == "failed"
+        await skips.record(connection, "users", 1, why="a test")
+    [users, *_] = good(await api.client.get("/v1/status"))["projections"]
+    assert (users["position"], users["state"], users["skipped_events"]) == (1, "live", 1)
+    assert "failure" not in users
+    text = (await api.client.get("/metrics")).text
+    assert 'messenger_projection_skipped_events{projection="users"} 1.0' in text
+    assert "messenger_projection_failed{" not in text
 
 
 async def test_without_nats_the_api_serves_but_is_not_ready(database_url: str) -> None:

@@ -380,7 +380,7 @@ async def test_the_state_as_of_every_position_is_the_fold_up_to_it(
         events = await opened_log(connection, keys)
         for until in (len(events), 1, 9, 23, 0):
             for projection in PROJECTIONS:
-                reached = await replay.as_of(
+                past = await replay.as_of(
                     projection,
                     url=database_url,
                     keyring=keys,
@@ -388,7 +388,7 @@ async def test_the_state_as_of_every_position_is_the_fold_up_to_it(
                     schema="past",
                     progress=lambda *_: None,
                 )
-                assert reached == until
+                assert past == (until, [])
             found = await model.live_rows(connection, schema="past")
             model.assert_same(model.fold(events[:until]), found)
     assert await schemas(database_url) == []
@@ -408,7 +408,7 @@ async def test_a_longer_one_broken_off_does_not_lengthen_the_next(
 
     async with keyring(database_url) as keys:
 
-        async def as_of(until: int, progress: Any) -> int:
+        async def as_of(until: int, progress: Any) -> replay.Past:
             return await replay.as_of(
                 BY_NAME["messages"],
                 url=database_url,
@@ -420,7 +420,7 @@ async def test_a_longer_one_broken_off_does_not_lengthen_the_next(
 
         with pytest.raises(BrokenOff):
             await as_of(30, break_off)
-        assert await as_of(10, lambda *_: None) == 10
+        assert (await as_of(10, lambda *_: None)).position == 10
 
 
 async def test_until_a_time_is_until_the_last_event_by_then(
