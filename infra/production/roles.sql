@@ -26,7 +26,13 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, messenger_api;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC, messenger_api;
 GRANT USAGE ON SCHEMA public TO messenger_api;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO messenger_api;
-REVOKE SELECT ON instance_secrets FROM messenger_api;
+
+-- Not the instance's secret; but the keys of former houses, which it wrapped, if the log moved in.
+ALTER TABLE instance_secrets ENABLE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS former_houses ON instance_secrets;
+CREATE POLICY former_houses ON instance_secrets
+    FOR SELECT TO messenger_api
+    USING (starts_with(name, 'former '));
 
 -- Sessions, limits, presence, uploads.
 GRANT INSERT, UPDATE, DELETE ON sessions, login_failures TO messenger_api;

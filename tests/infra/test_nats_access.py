@@ -12,7 +12,9 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig
 
+from infra import history
 from infra.bus import HEAD, Access, Bus, stream_name
+from infra.errors import Unavailable
 from infra.projector import Projector
 from infra.relay import Relay
 from projections import BY_NAME
@@ -27,10 +29,11 @@ from tests.infra.daemons import (
     log,
     projected,
     tasks,
+    until,
 )
 from tests.infra.guarded import Nats
 
-STREAM = stream_name(1)
+STREAM, NEXT_STREAM = stream_name(1), stream_name(2)
 REFUSED_SECONDS = 0.5
 CHANGES = (
     f"PURGE.{STREAM}",
@@ -38,6 +41,8 @@ CHANGES = (
     f"DELETE.{STREAM}",
     f"UPDATE.{STREAM}",
     f"CREATE.{STREAM}",
+    f"CREATE.{NEXT_STREAM}",
+    f"DELETE.{NEXT_STREAM}",
     "CREATE.OTHER",
     f"RESTORE.{STREAM}",
     f"SNAPSHOT.{STREAM}",
@@ -72,7 +77,8 @@ async def copied(at: Guarded, database_url: str, people: int) -> AsyncIterator[N
         machines.running(database_url) as machine,
         Bus(at.server.relay_url, name="relay", access=at.access) as bus,
     ):
-        await bus.delete_stream(STREAM)  # an earlier test's
+        for name in (STREAM, NEXT_STREAM):
+            await bus.delete_stream(name)  # an earlier test's
         async with tasks(Relay(database_url, bus, LOGGER).run()):
             await machine.people(people)
             while await bus.last_sequence(STREAM) != people:
@@ -160,6 +166,28 @@ async def test_nobody_else_makes_changes_or_removes_a_stream(
         for what in CHANGES:
             assert any(f"$js.api.stream.{what}".lower() in one.lower() for one in refused), what
         assert (await streams.stream_info(STREAM)).state == before.state
+
+
+async def test_a_new_epoch_begins_for_who_reads_and_the_relay_makes_its_stream(
+    at: Guarded, database_url: str
+) -> None:
+    """The operator's own rights are in PostgreSQL; in NATS there is only to ask."""
+    async with (
+        connected(database_url) as connection,
+        copied(at, database_url, people=3),
+        Bus(at.server.reader_url, name="new epoch", access=at.access) as bus,
+    ):
+        assert await history.new_epoch(bus, connection) == (3, 2)
+
+        async def holds() -> bool:
+            return await bus.last_sequence(NEXT_STREAM) == 3
+
+        await until(holds, "the relay has made the new stream")
+        assert await bus.extent(STREAM) is None
+        await history.check_copy(bus, connection)
+        with pytest.raises(Unavailable):
+            await bus.delete_stream(NEXT_STREAM)
+        assert await bus.last_sequence(NEXT_STREAM) == 3
 
 
 @pytest.mark.parametrize(

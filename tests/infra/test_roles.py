@@ -10,7 +10,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
@@ -74,7 +74,16 @@ FORBIDDEN = (
     "INSERT INTO chats (id) VALUES (gen_random_uuid())",
     "DELETE FROM erased_keys",
     "UPDATE user_keys SET key = ''",
-    "SELECT value FROM instance_secrets",
+    "INSERT INTO instance_secrets (name, value) VALUES ('former x', '')",
+    "UPDATE instance_secrets SET value = ''",
+    "DELETE FROM instance_secrets",
+    "DROP POLICY former_houses ON instance_secrets",
+    "INSERT INTO skipped_events SELECT 'users', 1, 'x', 'x', 'x', now()",
+    "UPDATE skipped_events SET why = 'x'",
+    "DELETE FROM skipped_events",
+    "INSERT INTO imports (digest, lines, begun_at) VALUES ('', 0, now())",
+    "UPDATE imports SET finished_at = now()",
+    "DELETE FROM imports",
     "ALTER FUNCTION append_v1 SECURITY INVOKER",
     "DROP FUNCTION append_v1",
     "CREATE OR REPLACE FUNCTION refuse_change_v1() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
@@ -321,6 +330,29 @@ def test_the_role_can_not_do_what_touches_the_log_or_its_guards(
 ) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege), as_api.transaction():
         as_api.execute(statement.encode())
+
+
+@pytest.mark.parametrize("table", ["skipped_events", "imports"])
+def test_the_role_reads_what_operators_decided(
+    as_api: psycopg.Connection[Any], table: LiteralString
+) -> None:
+    assert as_api.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+def test_of_the_secrets_the_role_sees_those_of_former_houses_alone(
+    at: Production, as_api: psycopg.Connection[Any]
+) -> None:
+    former = b"wrapped"
+    with psycopg.connect(at.owner_url, autocommit=True) as owner:
+        keep = "INSERT INTO instance_secrets (name, value) VALUES (%s, %s) ON CONFLICT DO NOTHING"
+        for name in ("messenger", "former house"):
+            owner.execute(keep, (name, former))
+        query = "SELECT name, value FROM instance_secrets ORDER BY name"
+        try:
+            assert len(owner.execute(query).fetchall()) == 2
+            assert as_api.execute(query).fetchall() == [("former house", former)]
+        finally:
+            owner.execute("DELETE FROM instance_secrets")
 
 
 async def test_only_the_append_function_lets_it_into_the_log(at: Production) -> None:
