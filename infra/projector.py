@@ -119,7 +119,8 @@ NOT_THE_EVENT = (Stopped, Fenced, Unavailable, *DOWN)
 
 class Reader:
     """Reads ranges of the log for one projection, opened where it needs it, without what was
-    skipped. What is skipped later is behind the live projection; a rebuild looks again."""
+    skipped. What is skipped later is behind the live projection, unless an import brings it before
+    the first event: `look_at_skips` until there is one. A rebuild looks again at its end."""
 
     def __init__(
         self,
@@ -129,10 +130,15 @@ class Reader:
         skipped: Collection[int] = (),
     ) -> None:
         self.types = frozenset(event.type for event in projection.handles)
+        self._name = projection.name
         self._opens = projection.opens
         self.connection = connection
         self._keyring = keyring
         self._skipped = frozenset(skipped)
+
+    async def look_at_skips(self) -> None:
+        found = await skips.of(self.connection, self._name)
+        self._skipped = frozenset(skip.position for skip in found)
 
     async def head(self) -> event_log.Head:
         return await event_log.head(self.connection)
@@ -143,6 +149,17 @@ class Reader:
         )
         await self.open(events)
         return events
+
+    async def received(self, events: list[Recorded], *, after: int) -> list[Recorded]:
+        """What follows a position in the log's copy, as `read` would give it."""
+        if after == 0:
+            await self.look_at_skips()
+        left = [
+            recorded._replace(event=None) if recorded.position in self._skipped else recorded
+            for recorded in events
+        ]
+        await self.open(left)
+        return left
 
     async def type_at(self, position: int) -> str:
         row = await (await self.connection.execute(TYPE_AT, (position,))).fetchone()
@@ -253,6 +270,7 @@ class Projector:
             try:
                 async with self._connections() as (reader, writer):
                     self.position = await writer.checkpoint()
+                    await reader.look_at_skips()
                     self._logger.info("projector_starts", position=self.position)
                     began = self.position
                     await self._keep_up_or_stop_at(reader, writer)
@@ -276,9 +294,8 @@ class Projector:
                 self._url, name=name, statement_timeout_ms=STATEMENT_TIMEOUT_MS
             ) as writing,
         ):
-            skipped = [skip.position for skip in await skips.of(reading, self._projection.name)]
             yield (
-                Reader(self._projection, reading, self._keyring, skipped),
+                Reader(self._projection, reading, self._keyring),
                 Writer(self._projection, writing),
             )
 
@@ -327,6 +344,8 @@ class Projector:
             began, position = monotonic(), self.position
             head = await reader.head()
             self._refuse_return(head)
+            if self.position == 0:
+                await reader.look_at_skips()
             await self._catch_up(reader, writer, head.position)
             events = self.position - position
             quiet_rounds = quiet_rounds + 1 if events < BUSY_EVENTS else 0
@@ -364,8 +383,7 @@ class Projector:
             after=self.position, most=self._pace.events, timeout_seconds=POLL_SECONDS
         ):
             began = monotonic()
-            await reader.open(events)
-            await self._apply(writer, events)
+            await self._apply(writer, await reader.received(events, after=self.position))
             if len(events) >= BUSY_EVENTS:
                 await follower.stop()
                 return

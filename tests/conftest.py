@@ -169,6 +169,13 @@ async def nats_url(anyio_backend: str, nats_server: embedded_nats.Nats) -> str:
     return nats_server.url
 
 
+@pytest.fixture(scope="module")
+async def nats_url_of_module(anyio_backend: str, nats_server: embedded_nats.Nats) -> str:
+    """For what is made once for a file: without streams, until a test asks for `nats_url`."""
+    await _delete_streams(nats_server.url)
+    return nats_server.url
+
+
 def _memory() -> Path | None:
     """None where there is too little of it: then it is the disk."""
     has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES_MIN

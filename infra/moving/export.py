@@ -1,7 +1,7 @@
 """Writes a whole log into a file, with the objects that it still names beside it.
 
 The log is read as it was when the export began; what stands beside it (erased keys, unique values,
-idempotency keys) in one snapshot of that moment. If an account is erased meanwhile, what was
+idempotency keys, skips) in one snapshot of that moment. If an account is erased meanwhile, what was
 written of it may be half of it, and the export begins anew. Files are given their names when all
 is written: one that is there is whole. Two exports of one log are equal, byte by byte.
 """
@@ -32,6 +32,7 @@ from infra.moving import lines
 from infra.moving.lines import LoggedEvent, Object, Writer
 from infra.objects import Objects
 from infra.rebuild import Progress
+from projections import NAMES
 
 ATTEMPTS = 5
 PAGE_EVENTS = 200
@@ -86,6 +87,14 @@ COMMANDS = """
     SELECT scope, key, encode(body_hash, 'hex'), coalesce(secret, %(own)s), position, answer::text
     FROM command_keys
     ORDER BY scope COLLATE "C", key COLLATE "C"
+"""
+
+# Of read models that are no more there is nothing to do without.
+SKIPS = """
+    SELECT projection, position, type, reason, why, skipped_at
+    FROM skipped_events
+    WHERE projection = ANY (%(projections)s)
+    ORDER BY projection COLLATE "C", position
 """
 
 SECRETS = """
@@ -258,6 +267,21 @@ class _Writing:
                     answer=_raw(answer),
                 )
             )
+        await self._write_skips()
+
+    async def _write_skips(self) -> None:
+        async for row in self._rows(SKIPS, {"projections": list(NAMES)}):
+            projection, position, type_name, reason, why, skipped_at = row
+            self._writer.write(
+                lines.Skipped(
+                    projection=projection,
+                    position=position,
+                    type=type_name,
+                    reason=reason,
+                    why=why,
+                    skipped_at=skipped_at,
+                )
+            )
 
     async def _write_secrets(self, own: dict[str, str]) -> None:
         known = await self._source.secret.former(self._connection)
@@ -267,7 +291,7 @@ class _Writing:
                 raise LogError(f"the secret {name}, which hashes were made with, is missing")
             self._writer.write(lines.FormerSecret(name=name, key=known[name].key))
 
-    async def _rows(self, statement: LiteralString, values: dict[str, str]) -> AsyncIterator[Any]:
+    async def _rows(self, statement: LiteralString, values: dict[str, Any]) -> AsyncIterator[Any]:
         async with self._connection.cursor(name="export") as cursor:
             cursor.itersize = PAGE_ROWS
             await cursor.execute(statement, values)

@@ -34,6 +34,7 @@ from infra.moving.lines import (
     Numbered,
     Object,
     RememberedCommand,
+    Skipped,
     Unique,
 )
 from infra.objects import Objects
@@ -120,6 +121,14 @@ ADD_COMMANDS = """
         position = excluded.position,
         answer = excluded.answer,
         secret = excluded.secret
+"""
+
+ADD_SKIPS = """
+    INSERT INTO skipped_events (projection, position, type, reason, why, skipped_at)
+    SELECT projection, position, type, reason, why, skipped_at
+    FROM json_to_recordset(%s::json) AS new (
+        projection text, position bigint, type text, reason text, why text, skipped_at timestamptz
+    )
 """
 
 ADD_EVENTS = """
@@ -324,6 +333,7 @@ class _Batches:
         await self._add(ADD_UNIQUE, [self._unique(line) for line in _of(batch, Unique)])
         commands = [self._command(line) for line in _of(batch, RememberedCommand)]
         await self._add(ADD_COMMANDS, commands)
+        await self._add(ADD_SKIPS, _of(batch, Skipped))
 
     async def _add(self, statement: LiteralString, rows: Sequence[object]) -> None:
         if rows:
@@ -413,7 +423,8 @@ def _of(batch: Sequence[Numbered], kind: type[Line]) -> list[Any]:
 
 
 def _batches(numbered: Iterator[Numbered]) -> Iterator[list[Numbered]]:
-    """Which keys are erased has to be there before events are sealed: a batch has either."""
+    """Which keys are erased has to be there before events are sealed, and what is skipped before
+    a projector sees them: a batch has either."""
     for _, group in groupby(numbered, lambda one: isinstance(one.line, OF_THE_LOG)):
         batch: list[Numbered] = []
         size_bytes = 0

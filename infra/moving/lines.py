@@ -1,15 +1,17 @@
 """The file of an export: JSON lines, each an object whose `line` says what it is.
 
-In this order: `export` (format version, epoch, head); `secret`, `erased`, `unique`, `command` lines
-for what stands beside the log; `event` lines, positions from 1 without a gap, the columns of
-event_log with sealed fields readable (null where there is no key any more), before which come
-`object` lines for the files that they name; `end`. Every line ends with `"digest"`: the first
+In this order: `export` (format version, epoch, head); `secret`, `erased`, `unique`, `command`,
+`skipped` lines for what stands beside the log, the last by projection and position; `event` lines,
+positions from 1 without a gap, the columns of event_log with sealed fields readable (null where
+there is no key any more), before which come `object` lines for the files that they name; `end`.
+Code of before `skipped` refuses a file that has one. Every line ends with `"digest"`: the first
 32 hex digits of SHA-256 of the digest before (nothing at first) and the line without `digest`. So
 a digest stands for the whole file up to its line.
 """
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from io import BufferedIOBase
@@ -23,6 +25,8 @@ from domain.event import Event, KeyPurpose
 from domain.ids import UUID_TEXT
 from infra import codec
 from infra.errors import BadExport, LogError
+from infra.skips import MAX_SKIPS
+from projections import NAMES
 
 FORMAT_VERSION = 1
 # Some times as much as the largest event takes.
@@ -96,6 +100,17 @@ class RememberedCommand(_Line, frozen=True, kw_only=True, tag="command"):
     answer: msgspec.Raw
 
 
+class Skipped(_Line, frozen=True, kw_only=True, tag="skipped"):
+    """An event that a projection does without: `reason` is the projection's, `why` the operator's."""
+
+    projection: str
+    position: _Whole
+    type: str
+    reason: str
+    why: str
+    skipped_at: _Time
+
+
 class Object(_Line, frozen=True, kw_only=True, tag="object"):
     key: str
     size_bytes: _Whole
@@ -128,7 +143,8 @@ class End(_Line, frozen=True, kw_only=True, tag="end"):
     lines: int
 
 
-Line = Header | FormerSecret | Erased | Unique | RememberedCommand | Object | LoggedEvent | End
+Beside = FormerSecret | Erased | Unique | RememberedCommand | Skipped
+Line = Header | Beside | Object | LoggedEvent | End
 
 # What may come after what; an object and its event take turns.
 _ORDER: dict[type, int] = {
@@ -137,9 +153,10 @@ _ORDER: dict[type, int] = {
     Erased: 2,
     Unique: 3,
     RememberedCommand: 4,
-    Object: 5,
-    LoggedEvent: 5,
-    End: 6,
+    Skipped: 5,
+    Object: 6,
+    LoggedEvent: 6,
+    End: 7,
 }
 
 
@@ -275,6 +292,9 @@ def _check_parts(line: Line) -> None:
         case Object():
             if not _KEY.fullmatch(line.key):
                 raise _Wrong(f"{line.key!r} is no object's key")
+        case Skipped():
+            if line.projection not in NAMES:
+                raise _Wrong(f"this code knows no projection {line.projection!r}")
         case LoggedEvent():
             stream = line.decoded().stream
             if line.stream != stream or not re.fullmatch(rf"[a-z]+(?:-{_UUID}){{1,2}}", stream):
@@ -290,6 +310,9 @@ class _Order:
         self._reached = -1
         self._position = 0
         self._head = 0
+        self._skips: Counter[str] = Counter()
+        self._last_skip = ("", 0)
+        self._skipped_types: dict[int, str] = {}
 
     @property
     def is_at_end(self) -> bool:
@@ -303,14 +326,35 @@ class _Order:
         match line:
             case Header():
                 self._head = line.head
+            case Skipped():
+                self._check_skip(line)
             case LoggedEvent():
-                self._position += 1
-                if line.position != self._position:
-                    raise _Wrong(f"position {line.position} where {self._position} was to come")
+                self._check_event(line)
             case End():
                 self._check_end(number, line)
             case _:
                 pass
+
+    def _check_skip(self, line: Skipped) -> None:
+        skip, at = (line.projection, line.position), f"{line.projection} skips {line.position}"
+        if not 1 <= line.position <= self._head:
+            raise _Wrong(f"{at} but the log ends at {self._head}")
+        if skip <= self._last_skip:
+            raise _Wrong(f"{at} a second time, or after {' '.join(map(str, self._last_skip))}")
+        self._skips[line.projection] += 1
+        if self._skips[line.projection] > MAX_SKIPS:
+            raise _Wrong(f"{line.projection} skips more than {MAX_SKIPS} events")
+        self._last_skip = skip
+        if self._skipped_types.setdefault(line.position, line.type) != line.type:
+            raise _Wrong(f"{at} as another type than a projection before")
+
+    def _check_event(self, line: LoggedEvent) -> None:
+        self._position += 1
+        if line.position != self._position:
+            raise _Wrong(f"position {line.position} where {self._position} was to come")
+        skipped = self._skipped_types.get(line.position, line.type)
+        if skipped != line.type:
+            raise _Wrong(f"{line.type} at {line.position}, where {skipped} was skipped")
 
     def _check_end(self, number: int, line: End) -> None:
         if line.lines != number or self._position != self._head:

@@ -20,9 +20,16 @@ from projections import PROJECTIONS
 from tests.acceptance.client import new_id
 from tests.api.served import settings, stored_in
 from tests.infra import machines
-from tests.infra.daemons import LOGGER, tasks
+from tests.infra.daemons import LOGGER, connected, tasks
 from tests.infra.machines import Machine
 
+# Of an event that makes no difference to the projection; tests/moving/test_moving_skips.py has others.
+NOTE_SKIP = """
+    INSERT INTO skipped_events (projection, position, type, reason, why, skipped_at)
+    SELECT 'reactions', position, type, 'a reason', 'because', clock_timestamp()
+    FROM event_log
+    WHERE position = 1
+"""
 OTHER_SECRET_TEXT = "the secret of the new house, of enough characters"
 
 
@@ -48,6 +55,11 @@ def made_bucket(server: S3) -> str:
 async def writing(at: Settings) -> AsyncIterator[Machine]:
     async with machines.running(at.database_url, secret=secret(at)) as machine:
         yield machine
+
+
+async def note_skip(url: str) -> None:
+    async with connected(url) as connection:
+        await connection.execute(NOTE_SKIP)
 
 
 def secret(at: Settings) -> Secret:

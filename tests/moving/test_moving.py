@@ -22,7 +22,6 @@ from commands.delete_account import DeleteAccount
 from commands.register_user import RegisterUser
 from commands.send_message import SendMessage
 from domain.refusals import Refusal
-from infra.embedded.nats import Nats
 from infra.embedded.s3 import S3
 from infra.errors import BadExport, LogError, MessengerError, Stopped, Unavailable
 from infra.moving import export, importing, lines
@@ -51,6 +50,7 @@ from tests.moving.houses import (
     exported,
     house,
     keyring,
+    note_skip,
     projecting,
     unchained,
     writing,
@@ -154,17 +154,18 @@ async def upload_avatar(by: Person, path: str, colour: tuple[int, int, int]) -> 
 @pytest.fixture(scope="module")
 async def old(
     fresh_database: FreshDatabase,
-    nats_server: Nats,
+    nats_url_of_module: str,
     s3_server: S3,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Old]:
     """It is not written to any more."""
     with fresh_database() as url:
-        at = house(url, s3_server, nats_url=nats_server.url)
-        async with serving_all(url, nats_server.url, **s3_of(at)) as api:
+        at = house(url, s3_server, nats_url=nats_url_of_module)
+        async with serving_all(url, nats_url_of_module, **s3_of(at)) as api:
             chat, image, keyed = await lived_in(api)
             session = (await api.signed_in("ann")).session
             await projected(url)
+        await note_skip(url)
         path = tmp_path_factory.mktemp("old") / "old.jsonl"
         made = await exported(at, path)
         async with connected(url) as connection:
@@ -525,11 +526,12 @@ async def small(anyio_backend: str, database_url: str, s3_server: S3, tmp_path: 
         await live(machine, [])
         await machine.run(DeleteAccount(password=PASSWORD), user_id(3))
         await keyring(at, machine).destroy(user_id(3), ["profile"])
+    await note_skip(database_url)
     path = tmp_path / "small.jsonl"
     await moving.run_export(at, path)
     text = path.read_bytes()
     kinds = {line["line"] for line in unchained(text)}
-    assert kinds == {"export", "secret", "erased", "unique", "command", "event", "end"}
+    assert kinds == {"export", "secret", "erased", "unique", "command", "skipped", "event", "end"}
     return Small(text, path)
 
 
