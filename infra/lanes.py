@@ -44,6 +44,7 @@ class Lane:
     def take_back(self, place: "Place") -> None:
         self._land(place)
         insort(self._unsent, place, key=lambda one: one.number)
+        self._wake_next()
 
     def remove(self, place: "Place") -> None:
         if place in self._under_way:

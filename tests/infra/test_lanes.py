@@ -116,6 +116,20 @@ async def test_one_that_comes_back_goes_before_all_that_came_after_it() -> None:
     first.leave()
 
 
+async def test_one_that_waits_for_the_last_under_way_goes_when_that_comes_back() -> None:
+    lane, stream = Lane(), StreamId("chat-1")
+    first, second = lane.join(), lane.join()
+    await first.send_off({stream: 1})
+    await second.send_off({stream: 1})
+    first.come_back()
+    first_goes = asyncio.create_task(first.send_off({stream: 2}))
+    await asyncio.sleep(SOON_SECONDS)
+    assert not first_goes.done()
+    second.come_back()
+    async with asyncio.timeout(1):
+        await first_goes
+
+
 async def test_one_that_is_cancelled_leaves_its_place_to_the_next(machine: Machine) -> None:
     anna, ben = await machine.people(2)
     chat_id = await machine.group(anna, ben)
