@@ -61,6 +61,7 @@ async def test_a_password_hash_takes_12_rounds(messenger: Messenger) -> None:
     """The tests' own setting left out, as production has it."""
     run, user_id = messenger.run, new_id()
     rounds = {"env": "production", "bcrypt_rounds": "12", "secret": SECRET_TEXT}
+    rounds |= {"s3_access_key": "nobody", "s3_secret_key": SECRET_TEXT}
     async with (
         process.running(run["database_url"], run["nats_url"], **rounds) as api,
         httpx.AsyncClient(base_url=api.url) as client,
