@@ -45,7 +45,7 @@ PAGE: LiteralString = """
 # whole. How far a message got is counted for the caller's own only. What was replied to is
 # found through the places, so it is looked for in its own partition only.
 SHOWN: LiteralString = """
-    replied AS (
+    replied AS MATERIALIZED (
         SELECT
             page.id,
             reply.sender_id,
@@ -57,7 +57,7 @@ SHOWN: LiteralString = """
         JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
         LEFT JOIN users AS sender ON sender.id = reply.sender_id
     ),
-    reactions AS (
+    reactions AS MATERIALIZED (
         SELECT
             message_id,
             json_agg(
@@ -77,7 +77,7 @@ SHOWN: LiteralString = """
         ) AS grouped
         GROUP BY message_id
     ),
-    delivery AS (
+    delivery AS MATERIALIZED (
         SELECT
             d.message_id,
             count(*) AS recipients,
