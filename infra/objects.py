@@ -34,6 +34,10 @@ THREADS = 4
 MAX_WAITING = 256
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
+# What a store answers when it asks to be asked again; whatever we ask may be done twice.
+ASK_AGAIN_STATUSES = (500, 502, 503, 504)
+ASKED_AGAIN = 3
+ASK_AGAIN_BACKOFF_SECONDS = 0.1
 # An object is put in one request: parts that were left half-way nobody would see.
 WHOLE_BYTES = 16 * 1024 * 1024
 READ_BYTES = 256 * 1024
@@ -62,7 +66,7 @@ class Objects:
         self._http = urllib3.PoolManager(
             maxsize=THREADS,
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS),
-            retries=False,
+            retries=_retries(),
             ca_certs=settings.s3_ca and str(settings.s3_ca),  # beside none: who the system trusts
         )
         self._client = _client(settings, self._http)
@@ -156,6 +160,22 @@ class Objects:
             self._waiting -= 1
 
 
+def _retries() -> urllib3.Retry:
+    """Only of what was answered: a store that does not answer is told of at once."""
+    return urllib3.Retry(
+        total=None,
+        connect=0,
+        read=0,
+        redirect=0,
+        other=0,
+        status=ASKED_AGAIN,
+        allowed_methods=None,
+        status_forcelist=ASK_AGAIN_STATUSES,
+        backoff_factor=ASK_AGAIN_BACKOFF_SECONDS,
+        raise_on_status=False,
+    )
+
+
 def _client(settings: Settings, http: Any) -> Minio:
     endpoint = urllib.parse.urlsplit(settings.s3_endpoint)
     return Minio(
@@ -175,5 +195,7 @@ def _reason(error: Exception) -> str:
             return f"the object store refuses: {error.code}"
         case InvalidResponseError() if "NoSuchBucket" in str(error):
             return "the object store has no such bucket"
+        case InvalidResponseError():
+            return "the object store answers with an error"
         case _:
             return f"the object store does not answer: {type(error).__name__}"

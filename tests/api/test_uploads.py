@@ -24,6 +24,7 @@ from api.erasure import run_report
 from api.parts import MAX_UPLOADS_OF_A_USER
 from api.slots import Slots
 from domain.refusals import Refusal
+from infra import objects as objects_module
 from infra import removals, spool
 from infra.embedded import s3
 from infra.embedded.s3 import S3
@@ -52,6 +53,7 @@ LIMIT = 10 * 1024 * 1024
 BOUNDARY = "b0undary"
 # Each takes an image apart, or nearly.
 EXAMPLES = max(10, hypothesis_settings().max_examples // 3)
+NEW_FOLDERS = 150  # of a thousand, thirty fail if nothing is asked again
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 UNFINISHED = """
@@ -567,6 +569,41 @@ async def test_a_store_that_hangs_is_not_waited_for_without_end(
         with pytest.raises(Unavailable, match="does not answer"):
             await objects.below("", 1)
     server.close()
+
+
+async def test_objects_of_one_new_folder_are_put_at_once(at: Scene) -> None:
+    """rclone answers 500 to one of them now and then, as two make the folder."""
+    folders = [f"at-once-{n}" for n in range(NEW_FOLDERS)]
+    async with Objects(at.settings) as objects:
+        for folder in folders:
+            keys = [f"{folder}/below/{n}" for n in range(4)]
+            await asyncio.gather(*(objects.put(key, Path(__file__), "text/plain") for key in keys))
+        found = await objects.below("at-once-", 5 * NEW_FOLDERS)
+        await objects.remove(found)
+    assert sorted(found) == sorted(f"{folder}/below/{n}" for folder in folders for n in range(4))
+
+
+@pytest.mark.parametrize("status", objects_module.ASK_AGAIN_STATUSES)
+async def test_a_store_that_refuses_for_the_moment_is_asked_again_a_few_times(
+    at: Scene, status: int
+) -> None:
+    asked = []
+
+    async def refusing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if line == b"\r\n":
+                asked.append(status)
+                writer.write(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+        writer.close()
+
+    server = await asyncio.start_server(refusing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    busy = settings(at.database_url, "nats://127.0.0.1:9", s3_endpoint=f"http://127.0.0.1:{port}")
+    async with asyncio.timeout(5), Objects(busy) as objects:
+        with pytest.raises(Unavailable, match="the object store answers with an error"):
+            await objects.below("", 1)
+    server.close()
+    assert len(asked) == 1 + objects_module.ASKED_AGAIN
 
 
 async def test_a_bucket_that_is_not_there_is_named_as_the_reason(at: Scene, s3_server: S3) -> None:
