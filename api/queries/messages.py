@@ -40,22 +40,39 @@ PAGE: LiteralString = """
     WITH page AS MATERIALIZED (
 """
 
-# What is shown of the messages in `page`; `_Shown` has the columns. Reactions, delivery and what
-# was replied to are gathered for the page at once: a subquery a message took a third of the
-# whole. How far a message got is counted for the caller's own only. What was replied to is
-# found through the places, so it is looked for in its own partition only.
-SHOWN: LiteralString = """
-    replied AS MATERIALIZED (
-        SELECT
-            page.id,
+# What was replied to, found through the places, so that it is looked for in its own partition
+# only: the columns of `_Replied`, and where they are from.
+REPLIED_TO: LiteralString = """
             reply.sender_id,
             sender.display_name AS sender_name,
             reply.content,
             reply.is_deleted
+"""
+REPLIES: LiteralString = """
+        JOIN messages AS reply ON reply.id = place.id
+            AND reply.created_at = place.created_at
+            AND reply.created_at >= current_setting(%(sent_from)s)::timestamptz
+            AND reply.created_at <= current_setting(%(sent_to)s)::timestamptz
+        LEFT JOIN users AS sender ON sender.id = reply.sender_id
+"""
+
+# What is shown of the messages in `page`; `_Shown` has the columns. Reactions, delivery and what
+# was replied to are gathered for the page at once: a subquery a message took a third of the
+# whole. How far a message got is counted for the caller's own only. What was replied to is
+# looked for in the page's own months, where nearly all of it is; OLDER finds the rest.
+SHOWN: LiteralString = (
+    """
+    replied AS MATERIALIZED (
+        SELECT
+            page.id,
+"""
+    + REPLIED_TO
+    + """
         FROM page
         JOIN message_places AS place ON place.id = page.reply_to_id
-        JOIN messages AS reply ON reply.id = place.id AND reply.created_at = place.created_at
-        LEFT JOIN users AS sender ON sender.id = reply.sender_id
+"""
+    + REPLIES
+    + """
     ),
     reactions AS MATERIALIZED (
         SELECT
@@ -118,8 +135,9 @@ SHOWN: LiteralString = """
     LEFT JOIN reactions ON reactions.message_id = m.id
     LEFT JOIN delivery ON delivery.message_id = m.id
 """
+)
 
-# When the messages of a page were sent, told to the statement after it by settings of the
+# The months in which messages were sent, told to the statement after it by settings of the
 # transaction: before that one starts, PostgreSQL leaves out all partitions but those. Else each
 # page would look into every month that there ever was. The settings' names are parameters, so
 # that a plan does not depend on what they were when it was made.
@@ -127,17 +145,21 @@ SETTINGS = {"sent_from": "messenger.sent_from", "sent_to": "messenger.sent_to"}
 
 SPAN: LiteralString = """
     SELECT
-        set_config(%(sent_from)s, coalesce(min(created_at), 'infinity')::text, true),
+        set_config(
+            %(sent_from)s,
+            coalesce(date_trunc('month', min(created_at), 'UTC'), 'infinity')::text,
+            true
+        ),
         set_config(%(sent_to)s, coalesce(max(created_at), '-infinity')::text, true)
     FROM (
         SELECT created_at
         FROM message_places
-        WHERE chat_id = %(chat_id)s
 """
 
 SPAN_BEFORE: LiteralString = (
     SPAN
     + """
+        WHERE chat_id = %(chat_id)s
             AND seq < %(seq)s
         ORDER BY seq DESC
         LIMIT %(limit)s
@@ -148,9 +170,18 @@ SPAN_BEFORE: LiteralString = (
 SPAN_AFTER: LiteralString = (
     SPAN
     + """
+        WHERE chat_id = %(chat_id)s
             AND seq > %(seq)s
         ORDER BY seq
         LIMIT %(limit)s
+    ) AS page
+"""
+)
+
+SPAN_OF_IDS: LiteralString = (
+    SPAN
+    + """
+        WHERE id = ANY (%(ids)s)
     ) AS page
 """
 )
@@ -222,7 +253,10 @@ BY_ID: LiteralString = (
         )
         SELECT m.*
         FROM here
-        JOIN messages AS m ON m.id = here.id AND m.created_at = here.created_at
+        JOIN messages AS m ON m.id = here.id
+            AND m.created_at = here.created_at
+            AND m.created_at >= current_setting(%(sent_from)s)::timestamptz
+            AND m.created_at <= current_setting(%(sent_to)s)::timestamptz
         JOIN chat_participants AS p ON p.chat_id = here.chat_id
         JOIN chats AS c ON c.id = here.chat_id
         WHERE p.user_id = %(caller)s
@@ -231,6 +265,21 @@ BY_ID: LiteralString = (
     ),
 """
     + SHOWN
+)
+
+OLDER: LiteralString = (
+    """
+        SELECT
+            place.id,
+"""
+    + REPLIED_TO
+    + """
+        FROM message_places AS place
+"""
+    + REPLIES
+    + """
+        WHERE place.id = ANY (%(ids)s)
+"""
 )
 
 
@@ -314,6 +363,16 @@ class _Shown(NamedTuple):
     read: int
 
 
+class _Replied(NamedTuple):
+    """What was replied to."""
+
+    id: UUID
+    sender_id: UUID | None
+    sender_name: str | None
+    content: str
+    is_deleted: bool
+
+
 async def history(call: Call, snapshot: Snapshot) -> Messages:
     limit = call.inbound.whole("limit", default=DEFAULT_LIMIT, low=1, high=MAX_LIMIT)
     is_after, seq = _place(call)
@@ -346,7 +405,9 @@ async def messages_by_id(
     """Those of them that the caller may see."""
     if not ids:
         return {}
-    rows = await snapshot.rows_for(_shown, BY_ID, {"ids": list(ids), "caller": caller})
+    arguments = {"ids": list(ids), "caller": caller, **SETTINGS}
+    snapshot.beforehand(SPAN_OF_IDS, arguments)
+    rows = await snapshot.rows_for(_shown, BY_ID, arguments)
     return {message.id: message for message in await _messages(rows, caller, snapshot)}
 
 
@@ -365,15 +426,47 @@ def _shown(names: tuple[str, ...]) -> Callable[[Sequence[Any]], _Shown]:
     return _Shown._make
 
 
+def _replied(names: tuple[str, ...]) -> Callable[[Sequence[Any]], _Replied]:
+    assert names == _Replied._fields
+    return _Replied._make
+
+
 async def _messages(rows: list[_Shown], caller: str, snapshot: Snapshot) -> list[Message]:
-    """Most pages have no images: those that do cost a second statement."""
+    """Most pages have no images, and reply to nothing of long ago: those that do cost more."""
     images = [row.id for row in rows if row.content_type == "image" and not row.is_deleted]
     attachments = await attachments_of(images, snapshot)
+    replies = await _replies(rows, snapshot)
     caller_id = UUID(caller)
-    return [_message(row, attachments.get(row.id, []), caller_id) for row in rows]
+    return [_message(row, attachments.get(row.id, []), replies, caller_id) for row in rows]
 
 
-def _message(row: _Shown, attachments: list[Attachment], caller: UUID) -> Message:
+async def _replies(rows: list[_Shown], snapshot: Snapshot) -> dict[UUID, _Replied]:
+    """What was replied to, by id: also in months that the rows are not of."""
+    wanted = {row.reply_to_id for row in rows if row.reply_to_id is not None}
+    found = {reply.id: reply for row in rows if (reply := _reply_of(row)) is not None}
+    if older := wanted - found.keys():
+        arguments = {"ids": list(older), **SETTINGS}
+        snapshot.beforehand(SPAN_OF_IDS, arguments)
+        for reply in await snapshot.rows_for(_replied, OLDER, arguments):
+            found[reply.id] = reply
+    return found
+
+
+def _reply_of(row: _Shown) -> _Replied | None:
+    if row.reply_to_id is None or row.reply_content is None or row.reply_is_deleted is None:
+        return None
+    return _Replied(
+        row.reply_to_id,
+        row.reply_sender_id,
+        row.reply_sender_name,
+        row.reply_content,
+        row.reply_is_deleted,
+    )
+
+
+def _message(
+    row: _Shown, attachments: list[Attachment], replies: dict[UUID, _Replied], caller: UUID
+) -> Message:
     is_own = row.sender_id == caller
     return Message(
         id=row.id,
@@ -384,7 +477,7 @@ def _message(row: _Shown, attachments: list[Attachment], caller: UUID) -> Messag
         content=row.content,
         content_type=row.content_type,
         metadata=row.metadata,
-        reply_to=None if row.reply_to_id is None else _reply_to(row, row.reply_to_id),
+        reply_to=None if row.reply_to_id is None else _reply_to(row.reply_to_id, replies),
         is_edited=row.is_edited,
         edited_at=row.edited_at,
         is_deleted=row.is_deleted,
@@ -396,11 +489,12 @@ def _message(row: _Shown, attachments: list[Attachment], caller: UUID) -> Messag
     )
 
 
-def _reply_to(row: _Shown, message_id: UUID) -> ReplyTo:
-    sender = _sender(row.reply_sender_id, row.reply_sender_name)
-    if row.reply_content is None or row.reply_is_deleted:
-        return ReplyTo(message_id, sender, REPLY_TO_DELETED)
-    return ReplyTo(message_id, sender, row.reply_content)
+def _reply_to(message_id: UUID, replies: dict[UUID, _Replied]) -> ReplyTo:
+    reply = replies.get(message_id)
+    if reply is None:
+        return ReplyTo(message_id, None, REPLY_TO_DELETED)
+    content = REPLY_TO_DELETED if reply.is_deleted else reply.content
+    return ReplyTo(message_id, _sender(reply.sender_id, reply.sender_name), content)
 
 
 def _sender(sender_id: UUID | None, display_name: str | None) -> Sender | None:

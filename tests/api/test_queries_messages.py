@@ -1,9 +1,16 @@
 """Queries about messages: reactions, deletions, replies and how far a message got."""
 
+from datetime import date
+
 import pytest
 
+from infra import partitions
 from tests.api.conversations import direct, group, say
 from tests.api.served import PASSWORD, Api, Json, Person, problem
+from tests.infra.daemons import connected
+
+MOVE = "UPDATE messages SET created_at = %(moment)s WHERE id = %(id)s"
+MOVE_PLACE = "UPDATE message_places SET created_at = %(moment)s WHERE id = %(id)s"
 
 People = tuple[Person, Person, Person]
 
@@ -93,6 +100,39 @@ async def test_a_deleted_message_and_a_reply_to_it_say_so(people: People) -> Non
     assert (await bob.see(f"/v1/messages/{sent['message_id']}/reactions"))["items"] == []
     page = await bob.see(f"/v1/chats/{chat_id}/messages")
     assert [item["seq"] for item in page["items"]] == [2, 1]
+
+
+async def test_a_reply_to_what_was_said_months_ago_shows_it(
+    people: People, database_url: str
+) -> None:
+    """A page looks into its own months only; what is replied to may be of any other."""
+    ann, bob, _ = people
+    chat_id = await group(ann, bob)
+    asked, gone = await say(ann, chat_id, "well?", "never mind")
+    first = [asked["message_id"], gone["message_id"]]
+    answers = [
+        await bob.do("send-message", chat_id=chat_id, content="yes", reply_to_id=one)
+        for one in first
+    ]
+    deleted = await ann.do("delete-message", message_id=gone["message_id"])
+    path = f"/v1/chats/{chat_id}/messages"
+    before = await ann.see(path, deleted["position"], limit=2)
+    assert [item["reply_to"]["content"] for item in before["items"]] == [
+        "[Message Deleted]",
+        "well?",
+    ]
+    alone = [await ann.see(f"/v1/messages/{answer['message_id']}") for answer in answers]
+    async with connected(database_url) as connection:
+        async with connection.transaction():
+            long_ago = (date(2020, 2, 1), date(2020, 3, 1))
+            await partitions.Known().ensure(connection, "messages", long_ago)
+        for moved, moment in zip(first, ("2020-02-01Z", "2020-03-31Z"), strict=True):
+            await connection.execute(MOVE, {"id": moved, "moment": moment})
+            await connection.execute(MOVE_PLACE, {"id": moved, "moment": moment})
+    assert await ann.see(path, limit=2) == before
+    assert [await ann.see(f"/v1/messages/{answer['message_id']}") for answer in answers] == alone
+    whole = (await ann.see(path))["items"]
+    assert [item["id"] for item in whole if item["id"] in first] == first[::-1]
 
 
 async def test_an_edited_message_says_so_and_shows_its_new_text(people: People) -> None:
