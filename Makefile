@@ -13,7 +13,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # Tests share two workers, with servers of their own each; checks run as many at a time.
 WORKERS := 2
-CHECKS := check-ruff check-mypy check-basedpyright check-imports
+CHECKS := check-ruff check-mypy check-basedpyright check-imports check-audit
 
 .PHONY: install install-test up test check $(CHECKS) bench clean
 
@@ -65,6 +65,9 @@ check-basedpyright: install-test
 
 check-imports: install-test
 	$(BIN)/lint-imports
+
+check-audit: install-test
+	$(BIN)/python -m tests.audit
 
 bench: install-test
 	$(BIN)/python -m tests.benchmarks $(ARGS)
