@@ -15,7 +15,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 WORKERS := 2
 CHECKS := check-ruff check-mypy check-basedpyright check-imports check-audit
 
-.PHONY: install install-test up test check $(CHECKS) bench clean
+.PHONY: install install-test up test fuzz check $(CHECKS) bench clean
 
 install: $(VENV)/.installed
 
@@ -48,6 +48,13 @@ up: install
 test: install-test
 	$(BIN)/python -m pytest --quiet tests/domain tests/commands --cov --cov-fail-under=100
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder $(ARGS)
+
+# Every decoder against what it was not made for, at length: EXAMPLES of each test, from SEED.
+EXAMPLES ?= 500
+SEED ?= 0
+fuzz: install-test
+	HYPOTHESIS_PROFILE=fuzz FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -m fuzz \
+		--hypothesis-seed=$(SEED) --timeout=0 --numprocesses $(WORKERS) $(ARGS)
 
 # Every check says what it finds, also where another one failed.
 check: install-test

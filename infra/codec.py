@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
+from cryptography.exceptions import InvalidTag
 
 from domain import EVENTS
 from domain.event import Event, Sealed
@@ -146,9 +147,12 @@ def _seal(event: Event, field: str, mark: Sealed, keyring: Keyring) -> str:
 
 
 def _open(event: Event, field: str, sealed: str, cipher: Any) -> str:
-    raw = b64decode(sealed)
-    opened: bytes = cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _binding(event, field))
-    return opened.decode()
+    try:
+        raw = b64decode(sealed, validate=True)
+        opened: bytes = cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _binding(event, field))
+        return opened.decode()
+    except ValueError as error:  # it is not even what sealing makes
+        raise InvalidTag from error
 
 
 def _binding(event: Event, field: str) -> bytes:

@@ -35,6 +35,7 @@ SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_sco
 settings.register_profile("dev", SHARED, max_examples=30)
 settings.register_profile("ci", SHARED, max_examples=50, derandomize=True, print_blob=True)
 settings.register_profile("nightly", SHARED, max_examples=3_000)
+settings.register_profile("fuzz", SHARED, max_examples=int(os.environ.get("FUZZ_EXAMPLES", "2000")))
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )

@@ -40,20 +40,21 @@ PAGE: LiteralString = """
     WITH page AS MATERIALIZED (
 """
 
-# What was replied to, found through the places, so that it is looked for in its own partition
-# only: the columns of `_Replied`, and where they are from.
-REPLIED_TO: LiteralString = """
-            reply.sender_id,
-            sender.display_name AS sender_name,
-            reply.content,
-            reply.is_deleted
-"""
-REPLIES: LiteralString = """
-        JOIN messages AS reply ON reply.id = place.id
-            AND reply.created_at = place.created_at
-            AND reply.created_at >= current_setting(%(sent_from)s)::timestamptz
-            AND reply.created_at <= current_setting(%(sent_to)s)::timestamptz
-        LEFT JOIN users AS sender ON sender.id = reply.sender_id
+# Of what was replied to the columns of `_Replied`, and where they are from. Found through the
+# places, so that each is looked for in its own partition only.
+REPLIED: LiteralString = """
+    SELECT
+        place.id,
+        reply.sender_id,
+        sender.display_name AS sender_name,
+        reply.content,
+        reply.is_deleted
+    FROM message_places AS place
+    JOIN messages AS reply ON reply.id = place.id
+        AND reply.created_at = place.created_at
+        AND reply.created_at >= current_setting(%(sent_from)s)::timestamptz
+        AND reply.created_at <= current_setting(%(sent_to)s)::timestamptz
+    LEFT JOIN users AS sender ON sender.id = reply.sender_id
 """
 
 # What is shown of the messages in `page`; `_Shown` has the columns. Reactions, delivery and what
@@ -63,16 +64,10 @@ REPLIES: LiteralString = """
 SHOWN: LiteralString = (
     """
     replied AS MATERIALIZED (
-        SELECT
-            page.id,
 """
-    + REPLIED_TO
+    + REPLIED
     + """
-        FROM page
-        JOIN message_places AS place ON place.id = page.reply_to_id
-"""
-    + REPLIES
-    + """
+        WHERE place.id = ANY (ARRAY (SELECT reply_to_id FROM page))
     ),
     reactions AS MATERIALIZED (
         SELECT
@@ -131,7 +126,7 @@ SHOWN: LiteralString = (
         coalesce(delivery.read, 0) AS read
     FROM page AS m
     LEFT JOIN users AS sender ON sender.id = m.sender_id
-    LEFT JOIN replied ON replied.id = m.id
+    LEFT JOIN replied ON replied.id = m.reply_to_id
     LEFT JOIN reactions ON reactions.message_id = m.id
     LEFT JOIN delivery ON delivery.message_id = m.id
 """
@@ -268,17 +263,9 @@ BY_ID: LiteralString = (
 )
 
 OLDER: LiteralString = (
-    """
-        SELECT
-            place.id,
-"""
-    + REPLIED_TO
+    REPLIED
     + """
-        FROM message_places AS place
-"""
-    + REPLIES
-    + """
-        WHERE place.id = ANY (%(ids)s)
+    WHERE place.id = ANY (%(ids)s)
 """
 )
 

@@ -336,6 +336,7 @@ BODIES = st.binary(max_size=40) | (NEAR_MISSES | JSON).map(
 )
 
 
+@pytest.mark.fuzz
 @given(name=st.sampled_from(NAMES), body=BODIES)
 async def test_no_body_breaks_a_command(hammered: Person, name: str, body: bytes) -> None:
     response = await post(hammered, name, body)

@@ -392,6 +392,7 @@ PARAMETERS = st.dictionaries(
 )
 
 
+@pytest.mark.fuzz
 @given(query=st.sampled_from(QUERIES), parameters=PARAMETERS, raw=st.binary(max_size=12))
 async def test_no_parameter_breaks_a_query(
     curious: tuple[Person, str], query: str, parameters: dict[str, str], raw: bytes

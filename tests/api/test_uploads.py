@@ -268,6 +268,7 @@ async def test_a_form_that_does_not_arrive_in_time_is_refused(
     assert list(at.api.parts.spool.iterdir()) == []
 
 
+@pytest.mark.fuzz
 @hypothesis_settings(max_examples=EXAMPLES)
 @hypothesis_given(data=st.data())
 async def test_no_mutation_of_a_form_is_ever_an_internal_error(at: Scene, data: Any) -> None:

@@ -1,12 +1,15 @@
 """Events as JSON: what was ever written can be read, and sealed fields open with their key only."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from cryptography.exceptions import InvalidTag
+from hypothesis import given
+from hypothesis import strategies as st
 
 from domain import EVENTS
 from domain.event import Event
@@ -29,6 +32,15 @@ from tests.golden.examples import (
 
 GOLDEN = sorted(DIRECTORY.glob("*.json"))
 OF_TODAY_AND_OLD = (("message_sent", MessageSent.version), ("message_sent", 1))
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
 BROKEN = (b"{}", b"{", b"[]", b'"\xff"', b'{"message_id": 1}')
 
 # Every kind ever written. One may be added here, none taken away.
@@ -209,6 +221,39 @@ def test_sealed_text_can_not_be_moved_to_another_field() -> None:
 def test_what_is_no_event_is_an_error_of_the_log(type_name: str, version: int, data: bytes) -> None:
     with pytest.raises(LogError):
         codec.decode(type_name, version, data)
+
+
+@pytest.mark.fuzz
+@given(path=st.sampled_from(GOLDEN), data=st.binary(max_size=200))
+def test_any_bytes_are_an_event_or_an_error_of_the_log(path: Path, data: bytes) -> None:
+    with suppress(LogError, InvalidTag):
+        codec.open_sealed(codec.decode(*type_and_version(path), data), FixedKeys())
+
+
+@pytest.mark.fuzz
+@given(path=st.sampled_from(GOLDEN), at=st.integers(0, 10_000), data=st.data())
+def test_an_event_whose_bytes_were_altered_is_another_or_an_error(
+    path: Path, at: int, data: st.DataObject
+) -> None:
+    written = path.read_bytes().rstrip()
+    at %= len(written)
+    until = at + data.draw(st.integers(0, 40))
+    altered = written[:at] + data.draw(st.binary(max_size=10)) + written[until:]
+    with suppress(LogError, InvalidTag):
+        codec.open_sealed(codec.decode(*type_and_version(path), altered), FixedKeys())
+
+
+@pytest.mark.fuzz
+@given(path=st.sampled_from(GOLDEN), data=st.data())
+def test_an_event_whose_fields_were_altered_is_another_or_an_error(
+    path: Path, data: st.DataObject
+) -> None:
+    """Sealed text too, which is not even base64 then."""
+    fields = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    changed = data.draw(st.dictionaries(st.sampled_from(sorted(fields)), VALUES, min_size=1))
+    altered = msgspec.json.encode(fields | changed)
+    with suppress(LogError, InvalidTag):
+        codec.open_sealed(codec.decode(*type_and_version(path), altered), FixedKeys())
 
 
 def test_the_keys_of_events_are_known_before_they_are_opened() -> None:

@@ -716,11 +716,13 @@ EDITS = st.lists(
 )
 
 
+@pytest.mark.fuzz
 @given(data=st.binary(max_size=200), head=st.sampled_from([seed[:30] for seed in SEEDS] + [b""]))
 async def test_random_bytes_are_refused(images: Studio, data: bytes, head: bytes) -> None:
     assert await is_made_or_refused(images, head + data)
 
 
+@pytest.mark.fuzz
 @given(
     seeds=st.lists(st.tuples(st.sampled_from(SEEDS), EDITS), min_size=6, max_size=6),
     is_sealed=st.booleans(),
@@ -736,6 +738,7 @@ async def test_a_mutated_image_is_made_or_refused(
         assert await is_made_or_refused(images, sealed(bytes(data)) if is_sealed else bytes(data))
 
 
+@pytest.mark.fuzz
 @given(
     frames=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30)), min_size=1, max_size=4),
     kind=st.sampled_from(MOVING),

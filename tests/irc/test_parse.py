@@ -99,6 +99,7 @@ def test_the_clock_is_the_minute_of_the_day() -> None:
     assert parse_line(1, b"=== a waves").minute is None
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=400))
 @example(b"[12:18] <a> x\n\n[12:19] <a> y")
 @example(b"=== " + b"] " * 2000 + b"[" * 50)
@@ -109,6 +110,7 @@ def test_every_line_of_any_bytes_is_read(data: bytes) -> None:
     assert len(lines) == data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
 
 
+@pytest.mark.fuzz
 @given(st.binary(min_size=1, max_size=20), st.binary(min_size=1, max_size=20))
 @example(b"\xff", b"\xfe")
 @example("é".encode(), "é".encode("latin-1"))
@@ -122,6 +124,7 @@ def test_nicks_of_other_bytes_are_other_nicks(first: bytes, second: bytes) -> No
     assert (nicks[0][0] == nicks[1][0]) == (nicks[0][1] == nicks[1][1])
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=50))
 def test_what_people_read_is_unicode_without_nul(raw: bytes) -> None:
     text, changes = readable(raw.decode("utf-8", "surrogateescape"))
@@ -148,6 +151,7 @@ def test_an_annotation_counts_from_nought_and_its_links_from_one() -> None:
     assert annotation.malformed == [4, 5, 6, 7]
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_annotation(data: bytes) -> None:
     annotation = parse_annotation(data)

@@ -551,6 +551,7 @@ def test_a_file_that_was_cut_is_refused_wherever_it_was(small: Small) -> None:
     assert len(read(small.path, small.text)) == len(whole)
 
 
+@pytest.mark.fuzz
 @given(data=st.data())
 def test_a_file_that_was_altered_is_refused_where_it_was(small: Small, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(small.text) - 1))
@@ -566,6 +567,7 @@ def test_a_file_that_was_altered_is_refused_where_it_was(small: Small, data: st.
     assert named in (number, number + 1), refused.value
 
 
+@pytest.mark.fuzz
 @given(data=st.data())
 def test_lines_that_were_moved_left_out_or_doubled_are_refused(
     small: Small, data: st.DataObject
@@ -656,6 +658,7 @@ def forged(bodies: list[dict[str, Any]], forgery: Forgery) -> list[dict[str, Any
     return [*bodies[:number], line, *bodies[number + 1 :]]
 
 
+@pytest.mark.fuzz
 @pytest.mark.timeout(60 + 10 * EXAMPLES)
 @hypothesis_settings(max_examples=3 * EXAMPLES)
 @given(some=st.lists(forgeries, min_size=1, max_size=2))

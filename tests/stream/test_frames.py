@@ -113,6 +113,7 @@ def test_what_is_no_operation_is_malformed(frame: bytes) -> None:
         frames.decode(frame)
 
 
+@pytest.mark.fuzz
 @given(st.binary() | st.recursive(st.none() | st.text() | st.floats() | st.integers(), st.lists))
 def test_whatever_comes_is_an_operation_or_malformed(given_frame: Any) -> None:
     text = given_frame if isinstance(given_frame, bytes) else json.dumps(given_frame).encode()

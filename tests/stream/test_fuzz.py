@@ -314,6 +314,7 @@ conversations = st.lists(frames | st.binary(max_size=40), min_size=1, max_size=1
 CODES = {4001, 4009}
 
 
+@pytest.mark.fuzz
 def test_random_frames_harm_nobody(database_url: str, nats_url: str) -> None:
     """With a token and without; in one piece or cut anywhere."""
     with asyncio.Runner() as runner:
