@@ -44,17 +44,19 @@ $(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed
 up: install
 	@exec $(BIN)/messenger up $(ARGS)
 
-# What is pure is covered whole, branches too, by its own tests alone.
+# What is pure is covered whole, branches too, by its own tests alone. A run is repeated by its
+# seed: order, examples and whatever else chance decides (`make test SEED=N`; a run prints its own).
+SEED ?=
+SEEDED = $(if $(SEED),--randomly-seed=$(SEED) --hypothesis-seed=$(SEED))
 test: install-test
-	$(BIN)/python -m pytest --quiet tests/domain tests/commands --cov --cov-fail-under=100
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --quiet tests/domain tests/commands --cov --cov-fail-under=100 $(SEEDED)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --no-loadscope-reorder $(SEEDED) $(ARGS)
 
-# Every decoder against what it was not made for, at length: EXAMPLES of each test, from SEED.
+# Every decoder against what it was not made for, at length: EXAMPLES of each test.
 EXAMPLES ?= 500
-SEED ?= 0
 fuzz: install-test
 	HYPOTHESIS_PROFILE=fuzz FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -m fuzz \
-		--hypothesis-seed=$(SEED) --timeout=0 --numprocesses $(WORKERS) $(ARGS)
+		$(SEEDED) --timeout=0 --numprocesses $(WORKERS) $(ARGS)
 
 # Every check says what it finds, also where another one failed.
 check: install-test
