@@ -46,6 +46,17 @@ GRANT INSERT, UPDATE ON erased_keys TO messenger_api;
 GRANT INSERT ON command_keys TO messenger_api;
 GRANT DELETE ON unique_values TO messenger_api;
 
+-- When the other processes were last heard, for the operators' page. Statistics show texts of
+-- statements too, without their values. Who may not grant that is told, and the page shows less.
+DO $$
+BEGIN
+    GRANT pg_read_all_stats TO messenger_api;
+EXCEPTION
+    WHEN insufficient_privilege THEN
+        RAISE NOTICE 'messenger_api can not see when processes were last heard: let a superuser GRANT pg_read_all_stats TO messenger_api';
+END
+$$;
+
 -- A deletion erases in copies of these too (infra.copies).
 GRANT UPDATE, DELETE ON users, messages, message_search, attachments TO messenger_api;
 
