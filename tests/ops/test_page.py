@@ -180,3 +180,16 @@ async def test_only_who_has_the_token_gets_in_and_who_signs_out_is_out(
         await expect(page.locator("#sign-in")).to_be_visible()
         assert await page.context.cookies() == []
         assert all(TOKEN not in one for one in seen.requested)
+
+
+def test_without_a_browser_a_developer_is_told_and_the_gate_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="there is no chromium here"):
+        browsers.path()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="there is no chromium here"):
+        browsers.path()

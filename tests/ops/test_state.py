@@ -3,6 +3,9 @@
 import signal
 from contextlib import AsyncExitStack
 
+import pytest
+
+from api.ops import page
 from infra import processes as of
 from infra.embedded.postgres import Postgres
 from infra.processes import MAX_PROCESSES, Process, Processes, Sighting
@@ -139,6 +142,17 @@ async def test_without_postgresql_it_still_answers_and_comes_back(
         assert {one["state"] for one in seen["processes"]} == {"unknown"}
     seen = await told(ops, lambda seen: seen["database"]["is_up"], "it is back")
     assert process_of(seen, "api")["state"] == "alive"
+
+
+async def test_a_postgresql_that_hangs_keeps_nobody_waiting(
+    ops: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "PATIENCE_SECONDS", 0.2)
+    async with connected(database_url) as connection, connection.transaction():
+        await connection.execute("LOCK TABLE log_head IN ACCESS EXCLUSIVE MODE")
+        seen = await state(ops)
+        assert seen["problems"] == ["PostgreSQL does not answer: no answer in time"]
+    await told(ops, lambda seen: seen["database"]["is_up"], "it answers again")
 
 
 async def test_an_epoch_that_jetstream_knows_and_the_log_does_not_is_told(
