@@ -10,10 +10,11 @@ import sys
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing, suppress
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from psycopg import InterfaceError
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -74,7 +75,8 @@ async def run_once(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         _write(_json(state))
     else:
-        _console().print(Group(_table(state, {}, skipped), *_below(state)))
+        table = _table(state, {}, skipped)
+        _console().print(Group(table, _processes(state), *_rest(state), *_problems(state)))
 
 
 async def run_watch(settings: Settings, *, every_seconds: float, as_json: bool) -> None:
@@ -87,7 +89,7 @@ async def run_watch(settings: Settings, *, every_seconds: float, as_json: bool) 
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
             async for state in states:
-                drawn = Group(_table(state, rates.of(state), {}), *_below(state))
+                drawn = _screen(state, rates.of(state))
                 live.update(drawn, refresh=True)
     console.print(drawn)
 
@@ -133,10 +135,18 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
+def _screen(state: State, rates: dict[str, float]) -> Group:
+    """What a low screen cuts off comes last; a wide one has the tables beside each other."""
+    tables = Columns([_table(state, rates, {}), _processes(state)])
+    return Group(*_problems(state), *_rest(state), tables)
+
+
 def _console() -> Console:
-    console = Console()
+    console = Console(highlight=False)
     # Scripts read it by line: only a terminal makes it narrow.
-    return console if console.is_terminal else Console(width=PIPED_CHARACTERS)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PIPED_CHARACTERS)
+    return console
 
 
 def _write(line: str) -> None:
@@ -216,12 +226,14 @@ def _state(item: ReadModel) -> str:
     )
 
 
-def _below(state: State) -> Iterable[Any]:
-    """The rest of what is known."""
-    processes = Table("process", "who", "last heard", "connected", "state")
+def _processes(state: State) -> Table:
+    table = Table("process", "who", "last heard", "connected", "state")
     for one in state.processes:
-        processes.add_row(*_process(one))
-    yield processes
+        table.add_row(*_process(one))
+    return table
+
+
+def _rest(state: State) -> Iterable[str]:
     if state.upkeep is not None:
         yield (
             f"{state.people_connected} people connected; "
@@ -229,8 +241,10 @@ def _below(state: State) -> Iterable[Any]:
             f"removal of objects {state.upkeep.removals_lag_events} events behind; "
             f"database {_bytes(state.database.size_bytes)}"
         )
-    for problem in state.problems:
-        yield f"[bold red]![/bold red] {escape(problem)}"
+
+
+def _problems(state: State) -> Iterable[str]:
+    return (f"[bold red]![/bold red] {escape(problem)}" for problem in state.problems)
 
 
 def _process(one: Process) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ told, and a pause between two connections is not taken for one.
 
 import re
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, LiteralString, NamedTuple
 
 import msgspec
 
@@ -27,7 +27,7 @@ RECOVERY_SECONDS = 8.0
 LOOKED_AWAY_SECONDS = 10.0
 MAX_PROCESSES = 200
 
-# Who is not the same role, nor may read all statistics, sees the names alone.
+# Of other roles only the names are seen, by who may not read all statistics.
 CONNECTED = """
     SELECT
         a.application_name,
@@ -42,6 +42,17 @@ CONNECTED = """
     WHERE a.datname = current_database() AND a.application_name LIKE 'messenger %%@%%'
     GROUP BY a.application_name
     ORDER BY a.application_name
+    LIMIT %(most)s
+"""
+
+# What the owner of the tables sees, where roles are apart (infra/production/roles.sql).
+HAS_HEARD = """
+    SELECT to_regprocedure('public.heard_v1()') IS NOT NULL
+"""
+
+HEARD = """
+    SELECT application_name, connected_seconds, heard_seconds
+    FROM public.heard_v1()
     LIMIT %(most)s
 """
 
@@ -87,10 +98,23 @@ class Sighting(NamedTuple):
 
 
 async def sight(connection: Connection) -> Sighting:
-    connected = await connection.execute(CONNECTED, {"most": MAX_PROCESSES})
-    rows: Any = await connected.fetchall()
-    retried = await connection.execute(RETRIED)
-    return Sighting(rows, dict(await retried.fetchall()))
+    connected = await _rows(connection, CONNECTED, {"most": MAX_PROCESSES})
+    if any(connected_seconds is None for _, connected_seconds, _ in connected):
+        connected = await _of_owner(connection, connected)
+    return Sighting(connected, dict(await _rows(connection, RETRIED)))
+
+
+async def _of_owner(connection: Connection, connected: list[Any]) -> list[Any]:
+    [[has_heard]] = await _rows(connection, HAS_HEARD)
+    heard = await _rows(connection, HEARD, {"most": MAX_PROCESSES}) if has_heard else []
+    known = {name: (name, *rest) for name, *rest in heard}
+    return [row if row[1] is not None else known.get(row[0], row) for row in connected]
+
+
+async def _rows(
+    connection: Connection, statement: LiteralString, arguments: dict[str, int] | None = None
+) -> list[Any]:
+    return await (await connection.execute(statement, arguments)).fetchall()
 
 
 class Processes:

@@ -84,11 +84,12 @@ class Watched:
         """As JSON."""
         if self._looking is None and self._now() - self._looked_at >= STATE_SECONDS:
             self._looking = asyncio.create_task(self._look(), name="ops")
-        if self._looking is not None:
-            await asyncio.wait({self._looking}, timeout=PATIENCE_SECONDS)
-        if self._looking is not None:
-            # It goes on, for those who ask later.
-            return msgspec.json.encode(self._observer.away(Unavailable("no answer in time")))
+        if (looking := self._looking) is not None:
+            done, _ = await asyncio.wait({looking}, timeout=PATIENCE_SECONDS)
+            if not done:
+                # It goes on, for those who ask later.
+                return msgspec.json.encode(self._observer.away(Unavailable("no answer in time")))
+            looking.result()
         return self._state
 
     async def _look(self) -> None:

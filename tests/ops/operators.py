@@ -20,6 +20,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 # Of what takes the operators' page some seconds to be sure of.
 TOLD_SECONDS = 20.0
 STOP_SECONDS = 20.0
+IMPATIENCE_SECONDS = 0.3  # tests need not wait for as long as people would
 
 ALLOW: LiteralString = "ALTER DATABASE {name} WITH ALLOW_CONNECTIONS {allowed}"
 END = """

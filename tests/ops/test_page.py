@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from api.ops import page as ops_page
 from infra.embedded.postgres import Postgres
 from projections import PROJECTIONS
 from tests.api.conversations import group
@@ -22,9 +23,11 @@ from tests.api.served import Api, Person, good, serving
 from tests.infra.daemons import projecting, relaying
 from tests.ops import browser as browsers
 from tests.ops.browser import PHONE, WAIT_MS, WIDE, Watched, watched
-from tests.ops.operators import TOKEN, database_away, started
+from tests.ops.operators import IMPATIENCE_SECONDS, TOKEN, database_away, started
 
 MESSAGES = "messages"
+# How many pixels have to be scrolled for sideways.
+OVERHANG = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 @pytest.fixture
@@ -97,6 +100,7 @@ async def test_the_page_shows_what_is_so_live(
         assert await page.locator("#lag-chart path.line").count() >= len(PROJECTIONS)
         for one in (seen, phone):
             await one.is_clean(api.url)
+            assert await one.page.evaluate(OVERHANG) <= 0
 
 
 async def _shows_the_head(seen: Watched, ann: Person, chat_id: str) -> None:
@@ -132,8 +136,13 @@ async def _shows_a_stopped_projector(
 
 
 async def test_what_is_away_is_shown_as_away_and_comes_back_by_itself(
-    browser: Browser, database_url: str, nats_url: str, postgres: Postgres
+    browser: Browser,
+    database_url: str,
+    nats_url: str,
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(ops_page, "PATIENCE_SECONDS", IMPATIENCE_SECONDS)
     async with watched(browser, size=WIDE, scheme="dark") as seen:
         page = seen.page
         async with serving(database_url, nats_url, ops_token=TOKEN) as api:

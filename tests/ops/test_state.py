@@ -21,6 +21,7 @@ from tests.infra.daemons import (
     relaying,
 )
 from tests.ops.operators import (
+    IMPATIENCE_SECONDS,
     TOKEN,
     database_away,
     model_of,
@@ -132,8 +133,9 @@ async def test_without_nats_the_relay_is_away_and_the_rest_is_told(database_url:
 
 
 async def test_without_postgresql_it_still_answers_and_comes_back(
-    ops: Api, database_url: str, postgres: Postgres
+    ops: Api, database_url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(page, "PATIENCE_SECONDS", IMPATIENCE_SECONDS)
     assert (await state(ops))["database"]["is_up"]
     async with database_away(postgres.url, database_url):
         seen = await told(ops, lambda seen: not seen["database"]["is_up"], "it is away")
@@ -147,7 +149,7 @@ async def test_without_postgresql_it_still_answers_and_comes_back(
 async def test_a_postgresql_that_hangs_keeps_nobody_waiting(
     ops: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(page, "PATIENCE_SECONDS", IMPATIENCE_SECONDS)
     async with connected(database_url) as connection, connection.transaction():
         await connection.execute("LOCK TABLE log_head IN ACCESS EXCLUSIVE MODE")
         seen = await state(ops)
