@@ -25,6 +25,7 @@ from api import attachments, commands, openapi, problems, queries, sessions, sta
 from api.daemons import end
 from api.http import Door, Inbound, NoContent, Reply, problem_reply, unreadable
 from api.operations import Call, Operation, caller_of
+from api.ops import page
 from api.origins import Origins
 from api.parts import Parts, opened
 from api.stream import stream
@@ -52,7 +53,7 @@ def create_app(parts: Parts, live: Stream) -> ASGIApp:
         request_id = Inbound(request.scope, request.receive).request_id
         return _Sendable(problem_reply(problems.refusal_of(error, request_id, parts.logger)))
 
-    operations = (*DESCRIBED, *openapi.operations(DESCRIBED))
+    operations = (*DESCRIBED, *openapi.operations(DESCRIBED), *page.operations(parts))
     app = Litestar(
         [
             # First: where a path has none yet, Litestar makes one for the next handler alone.

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Coroutine
 from datetime import datetime
+from math import isnan
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ RUN = "run"
 
 # Wide enough for a setting a line.
 PIPED_CHARACTERS = 400
+WATCH_SECONDS = 1.0
 CHECK_CODES = {"up to date": 0, "behind": 1, "ahead": 3}  # 2 is a wrong command line
 
 
@@ -223,13 +225,34 @@ def verify(names: tuple[str, ...], data_dir: Path | None) -> None:
 
 
 @messenger.command()
-@click.option("--watch", is_flag=True, help="Again each second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option(
+    "--every",
+    "every_seconds",
+    type=click.FloatRange(0.2, 3600),
+    metavar="SECONDS",
+    help="How often, with --watch: 0.2 to 3600, 1 unless told otherwise.",
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
 @DATA_DIR
-def status(watch: bool, data_dir: Path | None) -> None:
-    """Show the log, the relay and the projections."""
-    from api import upkeep
+def status(watch: bool, every_seconds: float | None, as_json: bool, data_dir: Path | None) -> None:
+    """Show the log, the relay, the projections and the processes.
 
-    _run(upkeep.run_status(_settings(data_dir, needs=all_settings.LOG), watch=watch))
+    With --watch it goes on while PostgreSQL or NATS is away. Not on a terminal, that is a line each
+    time.
+    """
+    from api import watching
+
+    if every_seconds is not None and not watch:
+        raise click.UsageError("--every goes with --watch")
+    if every_seconds is not None and isnan(every_seconds):
+        raise click.UsageError("--every nan is no number of seconds")
+    settings = _settings(data_dir, needs=all_settings.LOG)
+    if watch:
+        seconds = WATCH_SECONDS if every_seconds is None else every_seconds
+        _run(watching.run_watch(settings, every_seconds=seconds, as_json=as_json))
+    else:
+        _run(watching.run_once(settings, as_json=as_json))
 
 
 @messenger.command()

@@ -84,9 +84,10 @@ async def project(settings: Settings, projections: Sequence[Projection]) -> None
 async def maintain(settings: Settings, *, once: bool) -> None:
     """Raises Unavailable where it shall be done once and can't be, or Stopped."""
     logger = Logger(settings.log_level, process="maintain")
+    name = "maintain" if once else database.process_name("maintain")
     passwords = Passwords(rounds=settings.bcrypt_rounds)
     async with (
-        writing(settings, name="maintain", passwords=passwords) as parts,
+        writing(settings, name=name, passwords=passwords) as parts,
         Objects(settings) as objects,
     ):
         removals = Removals(
@@ -158,6 +159,8 @@ async def keyring(settings: Settings) -> AsyncIterator[Keyring]:
     """The keys for reading the log. Raises Unavailable if the database does not answer."""
     async with await database.connect(settings.database_url, name="keys") as connection:
         secret = await Secret.load(settings.secret, connection)
-    pool = database.pool(settings.database_url, name="keys", size=KEYRING_POOL_SIZE)
+    pool = database.pool(
+        settings.database_url, name=database.process_name("keys"), size=KEYRING_POOL_SIZE
+    )
     async with pool:
         yield Keyring(secret, pool)

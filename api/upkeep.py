@@ -1,4 +1,4 @@
-"""What an operator does to read models and the log: replay, verify, skip, status, events."""
+"""What an operator does to read models and the log: replay, verify, skip, new epoch, events."""
 
 import asyncio
 import sys
@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,24 +15,19 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from api.daemons import keyring
-from infra import database, event_log, history, progress, replay, skips, verify
-from infra.bus import Bus, stream_name
+from infra import database, event_log, history, replay, skips, verify
+from infra.bus import Bus
 from infra.database import Connection
-from infra.errors import Stopped, Unavailable
+from infra.errors import Unavailable
 from infra.relay import payload
 from infra.settings import Settings
 from infra.skips import Skip
-from projections import NAMES
 from projections.projection import Projection
 
 EVENTS_PAGE = 500
 FOLLOW_POLL_SECONDS = 0.25
-WATCH_SECONDS = 1.0
-SKIPS_SHOWN = 5
-PIPED_CHARACTERS = 400
 
 EVENTS = """
     SELECT position, event_id::text, stream, stream_version, type, schema_version, data::text,
@@ -157,64 +151,6 @@ async def run_new_epoch(settings: Settings) -> None:
     ):
         head = await history.new_epoch(bus, connection)
     print(f"epoch {head.epoch} begins after position {head.position}")
-
-
-async def run_status(settings: Settings, *, watch: bool) -> None:
-    console = Console()
-    # Scripts read it by line: only a terminal makes it narrow.
-    if not console.is_terminal:
-        console = Console(width=PIPED_CHARACTERS)
-    async with (
-        await database.connect(settings.database_url, name="status") as connection,
-        Bus.of(settings, name="status") as bus,
-    ):
-        console.print(await _status(connection, bus))
-        while watch:
-            await asyncio.sleep(WATCH_SECONDS)
-            table = await _status(connection, bus)
-            console.clear()
-            console.print(table)
-
-
-async def _status(connection: Connection, bus: Bus) -> Table:
-    head = await event_log.head(connection)
-    table = Table("what", "position", "lag", "behind", "state", title=f"epoch {head.epoch}")
-    table.add_row("log", str(head.position), "", "", "")
-    table.add_row("relay", *await _relay_status(connection, bus, head))
-    for item in await progress.of(connection, NAMES):
-        lag_seconds = f"{item.lag_seconds:.1f} s"
-        state = _state(item)
-        table.add_row(item.name, str(item.position), str(item.lag_events), lag_seconds, state)
-        for skip in await _last_skips(connection, item):
-            table.add_row("", "", "", "", escape(str(skip)))
-    return table
-
-
-def _state(item: progress.Progress) -> str:
-    if item.failed_at is None:
-        return item.state
-    failed = progress.failed(item.failed_at, item.failed_type or "", item.reason or "")
-    return escape(
-        f"{failed}; mend the cause, or: messenger project skip {item.name} {item.failed_at}"
-    )
-
-
-async def _last_skips(connection: Connection, item: progress.Progress) -> list[Skip]:
-    if item.skipped_events == 0:
-        return []
-    return (await skips.of(connection, item.name))[-SKIPS_SHOWN:]
-
-
-async def _relay_status(
-    connection: Connection, bus: Bus, head: event_log.Head
-) -> tuple[str, str, str, str]:
-    try:
-        position = await bus.last_sequence(stream_name(head.epoch)) or 0
-        await history.check_copy(bus, connection)
-    except (Stopped, Unavailable) as error:
-        return ("", "", "", escape(str(error)))
-    lag = head.position - position
-    return (str(position), str(lag), "", "live" if lag == 0 else "behind")
 
 
 async def run_events(

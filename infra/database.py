@@ -1,6 +1,8 @@
 """Connections to PostgreSQL: autocommit, UTC, with every wait bounded on the server."""
 
+import os
 import select
+import socket
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -19,6 +21,7 @@ POOL_RECONNECT_SECONDS = 2
 LOCK_TIMEOUT_MS = 5_000
 STATEMENT_TIMEOUT_MS = 30_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 30_000
+HOST_CHARACTERS = 20  # of 63 that a name may have
 
 SET_CONFIG = """
     SELECT set_config(%s, %s, %s)
@@ -30,6 +33,11 @@ set_json_loads(msgspec.json.decode)
 Connection = psycopg.AsyncConnection[Any]
 Pool = AsyncConnectionPool[Connection]
 AnyConnection = TypeVar("AnyConnection", bound=Connection)
+
+
+def process_name(role: str) -> str:
+    """For a connection that tells of this process, on which it speaks all the time."""
+    return f"{role} {os.getpid()}@{socket.gethostname()[:HOST_CHARACTERS]}"
 
 
 def options(

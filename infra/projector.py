@@ -287,7 +287,7 @@ class Projector:
 
     @asynccontextmanager
     async def _connections(self) -> AsyncIterator[tuple[Reader, Writer]]:
-        name = f"projector {self._projection.name}"
+        name = database.process_name(f"projector {self._projection.name}")
         async with (
             await database.connect(self._url, name=name) as reading,
             await database.connect(

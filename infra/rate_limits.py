@@ -67,6 +67,11 @@ class Buckets:
         remaining = (self._burst_ns - reset_ns) // self._interval_ns
         return Verdict(self._limit, remaining, reset_ns, wait_ns)
 
+    def wait_ns(self, key: str, cost: int, now_ns: int) -> int:
+        """What `take` would say, with nothing taken."""
+        full_at_ns = max(now_ns, self._full_at_ns.get(key, now_ns))
+        return max(0, full_at_ns - now_ns + cost * self._interval_ns - self._burst_ns)
+
     def _make_room(self, now_ns: int) -> None:
         for _ in range(min(MAX_FORGOTTEN_AT_ONCE, len(self))):
             oldest = next(iter(self._full_at_ns))

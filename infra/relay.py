@@ -72,7 +72,9 @@ class Relay:
         failures = 0
         while True:
             try:
-                async with await database.connect(self._url, name="relay") as connection:
+                async with await database.connect(
+                    self._url, name=database.process_name("relay")
+                ) as connection:
                     await self._lead(connection)
                     failures = 0
                     await self._follow(connection)

@@ -195,7 +195,7 @@ class EndedSessions:
     async def _poll(self) -> None:
         began = time.monotonic()
         if self._connection is None:
-            self._connection = await database.connect(self._url, name="sessions")
+            self._connection = await database.connect(self._url, name=database.process_name("api"))
         since_seconds = OVERLAP_SECONDS if self._is_complete else self._life_seconds
         cursor = await self._connection.execute(RECENTLY_ENDED, (since_seconds, MAX_ENDED))
         self._learn([session_id for (session_id,) in await cursor.fetchall()], began)

@@ -23,6 +23,7 @@ _SECRET_PARAMETER = re.compile(r"(\w*password)=[^&]*", re.IGNORECASE)
 RUN_FILE = "run.json"
 PRODUCTION_BCRYPT_ROUNDS = 12
 SECRET_CHARACTERS_MIN = 32
+OPS_TOKEN_CHARACTERS_MIN = 16
 WHOLE_BATCH_COMMANDS = 500  # a burst that is less would refuse the largest batch for ever
 
 # What production refuses in place of a secret: what documents, examples and development use.
@@ -105,6 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit_password_burst: int
     trusted_proxies: str | None
     allowed_origins: str | None
+    ops_token: str | None
     access_token_seconds: int
     refresh_token_seconds: int
     login_failures_per_account: int
@@ -263,6 +265,8 @@ def _refuse_development_secrets(settings: Settings) -> None:
         )
     if is_placeholder(settings.secret):
         raise _development_secret("secret", "like `openssl rand -hex 32` makes it")
+    if settings.ops_token is not None:
+        _refuse_weak_ops_token(settings.ops_token)
     for name in ("database_url", "database_replica_url", "nats_url"):
         for url in (getattr(settings, name) or "").split(","):
             user, password = _credentials(url)
@@ -272,6 +276,14 @@ def _refuse_development_secrets(settings: Settings) -> None:
         settings.s3_secret_key == settings.s3_access_key or _is_known(settings.s3_secret_key)
     ):
         raise _development_secret("s3_secret_key", "that nobody can guess")
+
+
+def _refuse_weak_ops_token(token: str) -> None:
+    if len(token) < SECRET_CHARACTERS_MIN or is_placeholder(token):
+        raise _development_secret(
+            "ops_token",
+            f"of {SECRET_CHARACTERS_MIN} or more characters, like `openssl rand -hex 32` makes it",
+        )
 
 
 def is_placeholder(secret: str) -> bool:
@@ -426,6 +438,9 @@ _FILE = Kind("a file that can be read", _file)
 _DATABASE_URL = _url("postgresql", "postgres", needs_path=True)
 _KEY = _text("1 to 256 printable characters", 1, 256)
 _SECRET = _text(f"{SECRET_CHARACTERS_MIN} or more characters", SECRET_CHARACTERS_MIN, 1024)
+_OPS_TOKEN = _text(
+    f"{OPS_TOKEN_CHARACTERS_MIN} to 256 printable characters", OPS_TOKEN_CHARACTERS_MIN, 256
+)
 _COUNT = _whole(1, 1_000_000)
 _RATE = _number(0.001, 1_000_000)
 _BURST = _whole(WHOLE_BATCH_COMMANDS, 1_000_000)
@@ -504,6 +519,13 @@ SETTINGS: tuple[Setting, ...] = (
         Kind("origins like https://chat.example.org, several with commas", _origins),
         None,
         "whose pages in browsers may use the API and the stream, besides our own",
+    ),
+    Setting(
+        "ops_token",
+        _OPS_TOKEN,
+        None,
+        "opens the operators' page at /ops; where unset, there is none",
+        is_secret=True,
     ),
     Setting("access_token_seconds", _whole(1, 86_400), "900", "life of an access token", "s"),
     Setting(

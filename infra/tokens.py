@@ -80,6 +80,10 @@ class Tokens:
             return None
         return RefreshToken(session_id, text)
 
+    def sign(self, purpose: str, text: str) -> str:
+        """What only this installation can make of it."""
+        return self._secret.blind(purpose, text.encode())
+
     def _tag(self, session_id: str, random: str) -> str:
         return self._secret.blind("refresh token", f"{session_id}.{random}".encode())
 

@@ -46,6 +46,29 @@ GRANT INSERT, UPDATE ON erased_keys TO messenger_api;
 GRANT INSERT ON command_keys TO messenger_api;
 GRANT DELETE ON unique_values TO messenger_api;
 
+-- When the owner's processes were last heard, for the operators' page; nothing else of what they do.
+CREATE OR REPLACE FUNCTION heard_v1()
+    RETURNS TABLE (application_name text, connected_seconds float8, heard_seconds float8)
+    LANGUAGE sql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT
+        a.application_name,
+        extract(epoch FROM clock_timestamp() - min(a.backend_start))::float8,
+        min(
+            CASE
+                WHEN a.state = 'active' AND a.wait_event_type IS DISTINCT FROM 'Client' THEN 0
+                ELSE greatest(0, extract(epoch FROM clock_timestamp() - a.state_change))
+            END
+        )::float8
+    FROM pg_stat_activity AS a
+    WHERE a.datname = current_database() AND a.application_name LIKE 'messenger %@%'
+    GROUP BY a.application_name
+$$;
+REVOKE EXECUTE ON FUNCTION heard_v1 FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION heard_v1 TO messenger_api;
+
 -- A deletion erases in copies of these too (infra.copies).
 GRANT UPDATE, DELETE ON users, messages, message_search, attachments TO messenger_api;
 

@@ -30,6 +30,17 @@ def run(buckets: Buckets, asked: list[tuple[int, int]]) -> list[tuple[int, int, 
 
 
 @given(limit=LIMITS, asked=ASKED)
+def test_what_a_bucket_would_say_is_what_it_then_says(
+    limit: Limit, asked: list[tuple[int, int]]
+) -> None:
+    buckets, now_ns = Buckets(limit), 0
+    for pause_ns, cost in asked:
+        now_ns += pause_ns
+        expected_ns = buckets.wait_ns("key", cost, now_ns)
+        assert buckets.take("key", cost, now_ns).wait_ns == expected_ns
+
+
+@given(limit=LIMITS, asked=ASKED)
 def test_within_any_time_no_more_is_given_than_burst_and_rate_allow(
     limit: Limit, asked: list[tuple[int, int]]
 ) -> None:

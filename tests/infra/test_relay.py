@@ -349,7 +349,7 @@ async def test_the_relay_outlives_its_database_session(
     end_sessions = """
         SELECT pg_terminate_backend(pid)
         FROM pg_stat_activity
-        WHERE datname = current_database() AND application_name = 'messenger relay'
+        WHERE datname = current_database() AND application_name LIKE 'messenger relay %'
     """
     async with relaying(database_url, nats_url), connected(database_url) as connection:
         for _ in range(3):

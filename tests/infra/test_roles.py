@@ -17,7 +17,7 @@ import httpx
 import psycopg
 import pytest
 
-from infra import database, migrate, replay
+from infra import database, migrate, processes, replay
 from infra.appender import Appender
 from infra.bus import Access, Bus
 from infra.embedded.process import free_port
@@ -322,6 +322,20 @@ def _check_erased(at: Production, user_id: str) -> None:
         assert ("eve",) in names
         finished = "SELECT count(*) FROM erased_keys WHERE user_id = %s AND finished_at IS NOT NULL"
         assert owner.execute(finished, (user_id,)).fetchone() == (2,)
+
+
+async def test_the_role_sees_when_processes_of_others_were_last_heard(at: Production) -> None:
+    name = database.process_name("relay")
+    async with (
+        await database.connect(at.owner_url, name=name),
+        await database.connect(at.api_url, name="test") as as_api,
+    ):
+        seen = await processes.sight(as_api)
+    [(connected_seconds, heard_seconds)] = [
+        rest for shown, *rest in seen.connected if shown == f"messenger {name}"
+    ]
+    assert connected_seconds is not None
+    assert heard_seconds is not None
 
 
 @pytest.mark.parametrize("statement", FORBIDDEN)
