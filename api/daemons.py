@@ -3,11 +3,11 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
 
 from api.stream.presence import Leases
-from infra import database, garbage
+from infra import database, garbage, metrics, scraping
 from infra.appender import Appender
 from infra.bus import HEAD, Bus
 from infra.database import Pool
@@ -16,6 +16,14 @@ from infra.history import Witness
 from infra.housekeeping import Housekeeping
 from infra.keyring import Keyring, Secret
 from infra.logs import Logger
+from infra.metrics import (
+    AppendMetrics,
+    BusMetrics,
+    ProjectorMetrics,
+    Registry,
+    RelayMetrics,
+    UpkeepMetrics,
+)
 from infra.objects import Objects
 from infra.passwords import Passwords
 from infra.projector import Projector
@@ -59,15 +67,35 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
             return
 
 
+def scraped(settings: Settings, registry: Registry) -> AbstractAsyncContextManager[None]:
+    """Serves what the registry has, where the settings say so."""
+
+    async def page() -> bytes:
+        return metrics.text(registry)
+
+    return scraping.served(settings.metrics_address, page)
+
+
 async def relay(settings: Settings) -> None:
     logger = Logger(settings.log_level, process="relay")
-    async with Bus.of(settings, name="relay") as bus:
-        await until_signal(Relay(settings.database_url, bus, logger).run())
+    registry = metrics.registry()
+    counted = RelayMetrics(registry)
+    async with (
+        scraped(settings, registry),
+        Bus.of(settings, name="relay", metrics=BusMetrics(registry)) as bus,
+    ):
+        await until_signal(Relay(settings.database_url, bus, logger, counted).run())
 
 
 async def project(settings: Settings, projections: Sequence[Projection]) -> None:
     logger = Logger(settings.log_level, process="projector")
-    async with keyring(settings) as keys, Bus.of(settings, name="projector") as bus:
+    registry = metrics.registry()
+    counted = ProjectorMetrics(registry)
+    async with (
+        scraped(settings, registry),
+        keyring(settings) as keys,
+        Bus.of(settings, name="projector", metrics=BusMetrics(registry)) as bus,
+    ):
         projectors = [
             Projector(
                 projection,
@@ -75,6 +103,7 @@ async def project(settings: Settings, projections: Sequence[Projection]) -> None
                 keyring=keys,
                 bus=bus,
                 logger=logger,
+                metrics=counted,
             )
             for projection in projections
         ]
@@ -85,8 +114,11 @@ async def maintain(settings: Settings, *, once: bool) -> None:
     """Raises Unavailable where it shall be done once and can't be, or Stopped."""
     logger = Logger(settings.log_level, process="maintain")
     passwords = Passwords(rounds=settings.bcrypt_rounds)
+    registry = metrics.registry()
+    counted = UpkeepMetrics(registry)
     async with (
-        writing(settings, name="maintain", passwords=passwords) as parts,
+        scraped(settings, registry),
+        writing(settings, name="maintain", passwords=passwords, registry=registry) as parts,
         Objects(settings) as objects,
     ):
         removals = Removals(
@@ -96,6 +128,7 @@ async def maintain(settings: Settings, *, once: bool) -> None:
             objects,
             logger,
             unsent_seconds=settings.attachment_unsent_seconds,
+            metrics=counted,
         )
         leases = Leases(parts.pool, parts.executor)
         housekeeping = Housekeeping(
@@ -103,6 +136,7 @@ async def maintain(settings: Settings, *, once: bool) -> None:
             logger,
             archive_tablespace=settings.archive_tablespace,
             archive_months=settings.archive_months,
+            metrics=counted,
         )
         if once:
             try:
@@ -132,18 +166,21 @@ class Writing(NamedTuple):
 
 
 @asynccontextmanager
-async def writing(settings: Settings, *, name: str, passwords: Passwords) -> AsyncIterator[Writing]:
+async def writing(
+    settings: Settings, *, name: str, passwords: Passwords, registry: Registry | None = None
+) -> AsyncIterator[Writing]:
     """Raises Unavailable if the database does not answer."""
     url = settings.database_url
     async with await database.connect(url, name=name) as connection:
         secret = await Secret.load(settings.secret, connection)
     async with (
-        Bus.of(settings, name=name) as bus,
+        Bus.of(settings, name=name, metrics=BusMetrics(registry)) as bus,
         database.pool(url, name=name, size=WRITING_POOL_SIZE) as pool,
         Appender(
             url,
             queue_limit=settings.append_queue_limit,
             on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
+            metrics=AppendMetrics(registry),
         ) as appender,
     ):
         keys = Keyring(secret, pool)

@@ -53,6 +53,7 @@ class Parts(NamedTuple):
     ended: EndedSessions
     erasure: Erasure
     objects: Objects
+    images: Images
     uploads: Uploads
     upload_slots: Slots
     spool: Path
@@ -67,18 +68,20 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
     url = settings.database_url
     secret = await _secret(settings)
     pool_size = max(2, settings.database_pool_size // 2)
+    metrics = Metrics()
     async with (
-        Bus.of(settings, name=name) as bus,
+        Bus.of(settings, name=name, metrics=metrics.bus) as bus,
         database.pool(url, name=f"{name} write", size=pool_size) as pool,
         _read_pool(settings, name, pool_size) as read_pool,
         Appender(
             url,
             queue_limit=settings.append_queue_limit,
             on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
+            metrics=metrics.appends,
         ) as appender,
         spooling() as spool,
         Objects(settings) as objects,
-        Images(workers=IMAGE_WORKERS) as images,
+        Images(workers=IMAGE_WORKERS, metrics=metrics.images) as images,
         EndedSessions(url, pool, bus, access_token_seconds=settings.access_token_seconds) as ended,
         ReadModels(
             read_pool, pool, bus, objects, wait_seconds=settings.read_wait_seconds
@@ -86,7 +89,6 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
     ):
         passwords = Passwords(rounds=settings.bcrypt_rounds)
         tokens = Tokens(secret)
-        metrics = Metrics()
         logger = Logger(settings.log_level, process=name)
         keyring = Keyring(secret, pool)
         executor = Executor(
@@ -111,6 +113,7 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
                 ended=ended,
                 erasure=erasure,
                 objects=objects,
+                images=images,
                 uploads=Uploads(pool, executor, images, objects),
                 upload_slots=Slots(total=MAX_UPLOADS_AT_ONCE, each=MAX_UPLOADS_OF_A_USER),
                 spool=spool,

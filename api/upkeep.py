@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -18,11 +19,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from api.daemons import keyring
-from infra import database, event_log, history, progress, replay, skips, verify
+from api.daemons import keyring, scraped
+from infra import database, event_log, history, metrics, progress, replay, skips, verify
 from infra.bus import Bus, stream_name
 from infra.database import Connection
 from infra.errors import Stopped, Unavailable
+from infra.metrics import ReplayMetrics
 from infra.relay import payload
 from infra.settings import Settings
 from infra.skips import Skip
@@ -61,24 +63,37 @@ def progress_bar() -> Progress:
 
 
 class Bar:
-    """One line of the progress bar, fed with positions."""
+    """One line of the progress bar, fed with positions; and the same in the metrics."""
 
-    def __init__(self, progress: Progress, name: str) -> None:
+    def __init__(
+        self, progress: Progress, name: str, reported: ReplayMetrics | None = None
+    ) -> None:
         self._progress = progress
+        self._name = name
+        self._reported = reported or ReplayMetrics()
         self._task: TaskID = progress.add_task(name, total=None, rate="")
 
     def __call__(self, position: int, up_to: int) -> None:
         task = self._progress.tasks[self._task]
         rate = f"{task.speed:,.0f}" if task.speed else ""
         self._progress.update(self._task, completed=position, total=up_to, rate=rate)
+        self._reported.reached(self._name, position, up_to)
+
+
+@asynccontextmanager
+async def reporting(settings: Settings) -> AsyncIterator[ReplayMetrics]:
+    """Served for as long as it takes, where MESSENGER_METRICS_ADDRESS says so."""
+    registry = metrics.registry()
+    async with scraped(settings, registry):
+        yield ReplayMetrics(registry)
 
 
 async def run_replay(settings: Settings, projections: Sequence[Projection]) -> None:
     url = settings.database_url
-    async with keyring(settings) as keys:
+    async with reporting(settings) as reported, keyring(settings) as keys:
         with progress_bar() as progress:
             for projection in projections:
-                bar = Bar(progress, projection.name)
+                bar = Bar(progress, projection.name, reported)
                 swap = await replay.replay(projection, url=url, keyring=keys, progress=bar)
                 print(
                     f"{projection.name}: rebuilt up to {swap.position}, "
@@ -92,7 +107,7 @@ async def run_replay_until(
 ) -> None:
     async with await database.connect(settings.database_url, name="replay") as connection:
         position = await _position(connection, until)
-    async with keyring(settings) as keys:
+    async with reporting(settings) as reported, keyring(settings) as keys:
         with progress_bar() as progress:
             for projection in projections:
                 past = await replay.as_of(
@@ -101,7 +116,7 @@ async def run_replay_until(
                     keyring=keys,
                     until=position,
                     schema=schema,
-                    progress=Bar(progress, projection.name),
+                    progress=Bar(progress, projection.name, reported),
                 )
                 print(f"{projection.name}: as of {position} in schema {schema}")
                 _show_skips(past.skipped)
@@ -117,10 +132,10 @@ async def run_verify(settings: Settings, projections: Sequence[Projection]) -> i
     """The exit code: 1 if any row differs."""
     differing = 0
     url = settings.database_url
-    async with keyring(settings) as keys:
+    async with reporting(settings) as reported, keyring(settings) as keys:
         with progress_bar() as progress:
             for projection in projections:
-                bar = Bar(progress, projection.name)
+                bar = Bar(progress, projection.name, reported)
                 verdict = await verify.verify(projection, url=url, keyring=keys, progress=bar)
                 differing += verdict.differing
                 _show_verdict(verdict)

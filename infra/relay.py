@@ -26,6 +26,7 @@ from infra.bus import BUS_ERRORS, Bus, Envelope, Extent, epoch_of, stream_name
 from infra.database import DOWN, Connection, first_line
 from infra.errors import LogError, MessengerError, Stopped, Unavailable
 from infra.logs import Logger
+from infra.metrics import RelayMetrics
 
 WINDOW_EVENTS = 1_000
 # Under load windows grow instead of following each other without a pause.
@@ -60,8 +61,12 @@ def subject(stream: str, type_name: str) -> str:
 class Relay:
     """`run` never returns; it raises Stopped when an operator has to act."""
 
-    def __init__(self, database_url: str, bus: Bus, logger: Logger) -> None:
+    def __init__(
+        self, database_url: str, bus: Bus, logger: Logger, metrics: RelayMetrics | None = None
+    ) -> None:
         self._url = database_url
+        self._metrics = metrics or RelayMetrics()
+        self._metrics.sent_position.set_function(lambda: self.position)
         self._bus = bus
         self._logger = logger
         self._wake = asyncio.Event()
@@ -75,10 +80,12 @@ class Relay:
                 async with await database.connect(self._url, name="relay") as connection:
                     await self._lead(connection)
                     failures = 0
-                    await self._follow(connection)
+                    with self._metrics.leads.track_inprogress():
+                        await self._follow(connection)
             except Stopped:
                 raise
             except (MessengerError, *BUS_ERRORS, *DOWN) as error:
+                self._metrics.interruptions.inc()
                 self._logger.warning("relay_interrupted", reason=first_line(error))
                 await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
                 failures += 1
@@ -96,7 +103,7 @@ class Relay:
     async def _follow(self, connection: Connection) -> None:
         head = await event_log.head(connection)
         stream = stream_name(head.epoch)
-        last = await self._meet(connection, stream, head)
+        self.position = last = await self._meet(connection, stream, head)
         self._logger.info("relay_leads", stream=stream, sequence=last, head=head.position)
         poll_seconds, looked = MIN_POLL_SECONDS, monotonic()
         while True:
@@ -155,10 +162,12 @@ class Relay:
             await self._bus.delete_stream(str(taken_by))
         first = max(1, head.position - buses.RETAINED_EVENTS + 1)
         await self._bus.create_stream(stream, first_sequence=first)
+        self._metrics.copies_begun.inc()
         return first - 1
 
     async def _send_window(self, connection: Connection, epoch: int, last: int) -> int:
         """The sequence at which the copy then ends."""
+        began = monotonic()
         rows = await (await connection.execute(WINDOW, (last, epoch, WINDOW_EVENTS))).fetchall()
         if not rows:
             return last
@@ -177,6 +186,9 @@ class Relay:
             timeout=buses.REQUEST_TIMEOUT_SECONDS,
         )
         _check_acknowledged(reply.data, stream_name(epoch), final[0])
+        self._logger.debug("relayed", first=rows[0][0], last=final[0])
+        self._metrics.window_events.observe(len(rows))
+        self._metrics.window_seconds.observe(monotonic() - began)
         position: int = final[0]
         return position
 

@@ -122,6 +122,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream_catch_up_events: int
     stream_sockets: int
     stream_sockets_of_user: int
+    metrics_address: str | None
+    metrics_peers: str | None
     log_level: str
 
 
@@ -398,6 +400,26 @@ def _networks(text: str) -> str:
     return ",".join(str(ip_network(part.strip())) for part in text.split(","))
 
 
+def _metrics_address(text: str) -> str:
+    kind, _, number = text.rpartition(":")
+    if not kind or not number.isascii() or not number.isdigit() or int(number) > 65_535:
+        raise ValueError
+    return text
+
+
+def _metrics_peers(text: str) -> str:
+    names = []
+    for one in text.split(","):
+        name, _, address = one.partition("=")
+        if not name.isascii() or not name.replace("-", "").isalnum():
+            raise ValueError
+        _metrics_address(address)
+        names.append(name)
+    if len(set(names)) < len(names):
+        raise ValueError
+    return text
+
+
 def _file(text: str) -> Path:
     path = Path(text)
     try:
@@ -576,6 +598,18 @@ SETTINGS: tuple[Setting, ...] = (
         "50",
         "open streams of one user and process",
         "connections",
+    ),
+    Setting(
+        "metrics_address",
+        Kind("HOST:PORT, or fd:NUMBER of a listening socket", _metrics_address),
+        None,
+        "where this process serves its own metrics, besides what the API serves; unset, nowhere",
+    ),
+    Setting(
+        "metrics_peers",
+        Kind("NAME=HOST:PORT, several with commas", _metrics_peers),
+        None,
+        "whose metrics the API answers together; unset, those of the process that answers",
     ),
     Setting("log_level", _one_of("debug", "info", "warning", "error"), "info", "what is logged"),
 )
