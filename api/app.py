@@ -5,7 +5,6 @@ Litestar routes; what an operation is stands in the tables of `api`'s modules (s
 """
 
 import asyncio
-import logging
 import signal
 import socket
 from collections import defaultdict
@@ -30,8 +29,7 @@ from api.parts import Parts, opened
 from api.stream import stream
 from api.stream.stream import Stream
 from api.stream.wire import MAX_FRAME_BYTES, Socket
-from infra import garbage, scraping
-from infra.logs import Logger, traceback_of
+from infra import garbage, logs, scraping
 from infra.settings import Settings
 
 GRACEFUL_STOP_SECONDS = 5
@@ -71,7 +69,15 @@ def create_app(parts: Parts, live: Stream) -> ASGIApp:
     )
     unlimited = frozenset(one.path for one in operations if one.rate_limit == "none")
     origins = Origins(parts.settings.allowed_origins)
-    door = Door(app, parts.metrics, parts.rate_limits, origins, parts.logger, unlimited=unlimited)
+    door = Door(
+        app,
+        parts.metrics,
+        parts.rate_limits,
+        origins,
+        parts.logger,
+        unlimited=unlimited,
+        tracer=parts.tracer,
+    )
     proxies = parts.settings.trusted_proxies
     return _behind(door, proxies) if proxies else door
 
@@ -91,7 +97,7 @@ async def serve(settings: Settings, *, host: str, port: int, fd: int | None) -> 
         stream.opened(parts) as live,
         scraping.served(settings.metrics_address, partial(scrape.own, parts)),
     ):
-        logging.getLogger().addHandler(_Forward(parts.logger))
+        logs.forward(parts.logger)
         # Given the descriptor, uvicorn takes it for a Unix socket: without TCP_NODELAY each answer
         # on a kept-alive connection would wait 40 ms, and no client's address would be known.
         sockets = None if fd is None else [socket.socket(fileno=fd)]
@@ -191,19 +197,6 @@ def _options(path: str, methods: list[str]) -> HTTPRouteHandler:
         return NoContent([(b"allow", allowed)])
 
     return HTTPRouteHandler(path, http_method=["OPTIONS"], status_code=200)(handle)
-
-
-class _Forward(logging.Handler):
-    """What libraries log, as lines like our own."""
-
-    def __init__(self, logger: Logger) -> None:
-        super().__init__(logging.WARNING)
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        said = record.getMessage() + (traceback_of(error) if error else "")
-        self._logger.warning("library", source=record.name, said=said)
 
 
 class _Sendable:

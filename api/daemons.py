@@ -3,11 +3,11 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from api.stream.presence import Leases
-from infra import database, garbage, metrics, scraping
+from infra import database, garbage, logs, metrics, scraping
 from infra.appender import Appender
 from infra.bus import HEAD, Bus
 from infra.database import Pool
@@ -30,6 +30,7 @@ from infra.projector import Projector
 from infra.relay import Relay
 from infra.removals import Removals
 from infra.settings import Settings
+from infra.tracing import tracing
 from projections.projection import Projection
 
 KEYRING_POOL_SIZE = 2
@@ -78,21 +79,25 @@ def scraped(settings: Settings, registry: Registry) -> AbstractAsyncContextManag
 
 async def relay(settings: Settings) -> None:
     logger = Logger(settings.log_level, process="relay")
+    logs.forward(logger)
     registry = metrics.registry()
     counted = RelayMetrics(registry)
     async with (
         scraped(settings, registry),
+        tracing(settings, process="relay") as tracer,
         Bus.of(settings, name="relay", metrics=BusMetrics(registry)) as bus,
     ):
-        await until_signal(Relay(settings.database_url, bus, logger, counted).run())
+        await until_signal(Relay(settings.database_url, bus, logger, counted, tracer).run())
 
 
 async def project(settings: Settings, projections: Sequence[Projection]) -> None:
     logger = Logger(settings.log_level, process="projector")
+    logs.forward(logger)
     registry = metrics.registry()
     counted = ProjectorMetrics(registry)
     async with (
         scraped(settings, registry),
+        tracing(settings, process="projector") as tracer,
         keyring(settings) as keys,
         Bus.of(settings, name="projector", metrics=BusMetrics(registry)) as bus,
     ):
@@ -104,6 +109,7 @@ async def project(settings: Settings, projections: Sequence[Projection]) -> None
                 bus=bus,
                 logger=logger,
                 metrics=counted,
+                tracer=tracer,
             )
             for projection in projections
         ]
@@ -113,11 +119,12 @@ async def project(settings: Settings, projections: Sequence[Projection]) -> None
 async def maintain(settings: Settings, *, once: bool) -> None:
     """Raises Unavailable where it shall be done once and can't be, or Stopped."""
     logger = Logger(settings.log_level, process="maintain")
+    logs.forward(logger)
     passwords = Passwords(rounds=settings.bcrypt_rounds)
     registry = metrics.registry()
     counted = UpkeepMetrics(registry)
     async with (
-        scraped(settings, registry),
+        nullcontext() if once else scraped(settings, registry),
         writing(settings, name="maintain", passwords=passwords, registry=registry) as parts,
         Objects(settings) as objects,
     ):
@@ -174,6 +181,7 @@ async def writing(
     async with await database.connect(url, name=name) as connection:
         secret = await Secret.load(settings.secret, connection)
     async with (
+        tracing(settings, process=name) as tracer,
         Bus.of(settings, name=name, metrics=BusMetrics(registry)) as bus,
         database.pool(url, name=name, size=WRITING_POOL_SIZE) as pool,
         Appender(
@@ -185,7 +193,12 @@ async def writing(
     ):
         keys = Keyring(secret, pool)
         executor = Executor(
-            pool=pool, appender=appender, keyring=keys, secret=secret, passwords=passwords
+            pool=pool,
+            appender=appender,
+            keyring=keys,
+            secret=secret,
+            passwords=passwords,
+            tracer=tracer,
         )
         yield Writing(pool, executor, keys, bus)
 

@@ -4,6 +4,7 @@ Requests go by route template, never by path, so the number of series is bounded
 Label sets are looked up once and kept: a message sent passes here.
 """
 
+import asyncio
 from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -52,6 +53,7 @@ class Metrics:
             ("limit",),
             registry=self._registry,
         )
+        self.asking: asyncio.Task[bytes] | None = None  # the page that is on its way
         self.relayed: int | None = None  # as JetStream said when it last answered
         self._request_series: dict[tuple[str, str, int], Histogram] = {}
         self._command_series: dict[tuple[str, str], Counter] = {}

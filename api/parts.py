@@ -30,6 +30,7 @@ from infra.sessions import EndedSessions, Sessions
 from infra.settings import Settings
 from infra.spool import spooling
 from infra.tokens import Tokens
+from infra.tracing import Tracer, tracing
 from infra.uploads import Uploads
 
 MAX_UPLOADS_AT_ONCE = 32
@@ -60,6 +61,7 @@ class Parts(NamedTuple):
     read_models: ReadModels
     metrics: Metrics
     logger: Logger
+    tracer: Tracer | None
 
 
 @asynccontextmanager
@@ -70,15 +72,11 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
     pool_size = max(2, settings.database_pool_size // 2)
     metrics = Metrics()
     async with (
+        tracing(settings, process=name) as tracer,
         Bus.of(settings, name=name, metrics=metrics.bus) as bus,
         database.pool(url, name=f"{name} write", size=pool_size) as pool,
         _read_pool(settings, name, pool_size) as read_pool,
-        Appender(
-            url,
-            queue_limit=settings.append_queue_limit,
-            on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
-            metrics=metrics.appends,
-        ) as appender,
+        _appender(settings, bus, metrics) as appender,
         spooling() as spool,
         Objects(settings) as objects,
         Images(workers=IMAGE_WORKERS, metrics=metrics.images) as images,
@@ -92,7 +90,12 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
         logger = Logger(settings.log_level, process=name)
         keyring = Keyring(secret, pool)
         executor = Executor(
-            pool=pool, appender=appender, keyring=keyring, secret=secret, passwords=passwords
+            pool=pool,
+            appender=appender,
+            keyring=keyring,
+            secret=secret,
+            passwords=passwords,
+            tracer=tracer,
         )
         sessions = Sessions(
             pool, tokens, ended, refresh_token_seconds=settings.refresh_token_seconds
@@ -120,7 +123,17 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
                 read_models=read_models,
                 metrics=metrics,
                 logger=logger,
+                tracer=tracer,
             )
+
+
+def _appender(settings: Settings, bus: Bus, metrics: Metrics) -> Appender:
+    return Appender(
+        settings.database_url,
+        queue_limit=settings.append_queue_limit,
+        on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
+        metrics=metrics.appends,
+    )
 
 
 def _read_pool(settings: Settings, name: str, size: int) -> pipelined.Pool:

@@ -4,6 +4,8 @@ Where `MESSENGER_METRICS_PEERS` names processes (as under `messenger up`), the p
 them, whichever API process answers: each line says whose it is.
 """
 
+import asyncio
+
 from api.http import Reply
 from api.metrics import Metrics
 from api.operations import Call, Operation
@@ -17,12 +19,17 @@ from infra.event_log import Head
 
 
 async def metrics(call: Call) -> Reply:
-    peers = call.parts.settings.metrics_peers
-    if peers is None:
-        page = await own(call.parts)
-    else:
-        page = await scraping.gathered(scraping.peers(peers))
+    """However many ask at once, it is found out once: it asks the database, and other processes."""
+    counted = call.parts.metrics
+    if counted.asking is None or counted.asking.done():
+        counted.asking = asyncio.create_task(_page(call.parts))
+    page = await asyncio.shield(counted.asking)
     return Reply(200, page, content_type=scraping.METRICS_TYPE.encode())
+
+
+async def _page(parts: Parts) -> bytes:
+    peers = parts.settings.metrics_peers
+    return await (own(parts) if peers is None else scraping.gathered(scraping.peers(peers)))
 
 
 async def own(parts: Parts) -> bytes:

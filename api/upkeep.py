@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -82,9 +82,14 @@ class Bar:
 
 @asynccontextmanager
 async def reporting(settings: Settings) -> AsyncIterator[ReplayMetrics]:
-    """Served for as long as it takes, where MESSENGER_METRICS_ADDRESS says so."""
+    """Served for as long as it takes, where MESSENGER_METRICS_ADDRESS says so and is free: a daemon
+    started with the same settings may be there, which is no reason not to do the work."""
     registry = metrics.registry()
-    async with scraped(settings, registry):
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(scraped(settings, registry))
+        except Unavailable as error:
+            print(f"metrics are not served: {error}", file=sys.stderr)
         yield ReplayMetrics(registry)
 
 

@@ -6,6 +6,7 @@ of rows from its second line on, so only the first is logged, in tracebacks too.
 of the request, command or event that a line is about.
 """
 
+import logging
 import sys
 import traceback
 from typing import Any
@@ -64,6 +65,22 @@ def traceback_of(error: BaseException) -> str:
         told.append(f"{frames}{type(cause).__name__}: {first_line(cause)}\n")
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return "\n".join(reversed(told))
+
+
+def forward(logger: Logger) -> None:
+    """What libraries log comes as lines like our own, for as long as the process lives."""
+    logging.getLogger().addHandler(_Forward(logger))
+
+
+class _Forward(logging.Handler):
+    def __init__(self, logger: Logger) -> None:
+        super().__init__(logging.WARNING)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        said = record.getMessage() + (traceback_of(error) if error else "")
+        self._logger.warning("library", source=record.name, said=said)
 
 
 def _bounded(value: Any) -> Any:

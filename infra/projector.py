@@ -30,6 +30,7 @@ from infra.follower import Follower
 from infra.keyring import Keyring
 from infra.logs import Logger
 from infra.metrics import ProjectorMetrics
+from infra.tracing import MAX_FOLLOWED, Tracer
 from projections.projection import MonthlyPartitions, Projection, Statement, Step
 
 MIN_BATCH_EVENTS = 100
@@ -102,6 +103,14 @@ ORIGINS = """
     FROM public.event_log
     WHERE position > %s AND position <= %s AND type = ANY (%s)
     ORDER BY position
+"""
+
+TRACES = """
+    SELECT metadata ->> 'trace'
+    FROM public.event_log
+    WHERE position > %s AND position <= %s AND type = ANY (%s) AND metadata ->> 'trace' IS NOT NULL
+    ORDER BY position
+    LIMIT %s
 """
 
 ORIGIN = """
@@ -276,7 +285,9 @@ class Projector:
         bus: Bus,
         logger: Logger,
         metrics: ProjectorMetrics | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._projection = projection
         self._metrics = metrics or ProjectorMetrics()
         self._url = database_url
@@ -432,20 +443,34 @@ class Projector:
             return
         began = monotonic()
         self.position = await writer.apply(events, after=self.position)
-        self._count(len(events), monotonic() - began, source)
-        if self._logger.is_debug:
-            await self._log_applied(writer.connection, events)
+        seconds = monotonic() - began
+        self._count(len(events), seconds, source)
         self._bus.hint(f"{buses.PROJECTED}.{self._projection.name}", b"%d" % self.position)
         if self._may_have_failed:
             name = self._projection.name
             await writer.connection.execute(FORGET_FAILURE, (name, self.position))
             self._may_have_failed = False
+        if self._tracer is not None or self._logger.is_debug:
+            await self._tell(writer.connection, events, seconds)
 
-    async def _log_applied(self, connection: Connection, events: list[Recorded]) -> None:
+    async def _tell(self, connection: Connection, events: list[Recorded], seconds: float) -> None:
+        """Of each event; what it came from is read for that alone."""
         types = [event.type for event in self._projection.handles]
         bounds = (events[0].position - 1, events[-1].position, types)
-        for row in await (await connection.execute(ORIGINS, bounds)).fetchall():
-            self._logger.debug("event_applied", **Origin(*row)._asdict())
+        if self._logger.is_debug:
+            for row in await (await connection.execute(ORIGINS, bounds)).fetchall():
+                self._logger.debug("event_applied", **Origin(*row)._asdict())
+        if self._tracer is not None:
+            cursor = await connection.execute(TRACES, (*bounds, MAX_FOLLOWED))
+            self._tracer.follow(
+                f"project {self._projection.name}",
+                [row[0] for row in await cursor.fetchall()],
+                seconds=seconds,
+                attributes={
+                    "messenger.last_position": self.position,
+                    "messenger.events": len(events),
+                },
+            )
 
     def _count(self, events: int, seconds: float, source: str) -> None:
         self._pace.took(events, seconds)

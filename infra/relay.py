@@ -27,6 +27,7 @@ from infra.database import DOWN, Connection, first_line
 from infra.errors import LogError, MessengerError, Stopped, Unavailable
 from infra.logs import Logger
 from infra.metrics import RelayMetrics
+from infra.tracing import MAX_FOLLOWED, Tracer
 
 WINDOW_EVENTS = 1_000
 # Under load windows grow instead of following each other without a pause.
@@ -62,9 +63,15 @@ class Relay:
     """`run` never returns; it raises Stopped when an operator has to act."""
 
     def __init__(
-        self, database_url: str, bus: Bus, logger: Logger, metrics: RelayMetrics | None = None
+        self,
+        database_url: str,
+        bus: Bus,
+        logger: Logger,
+        metrics: RelayMetrics | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._url = database_url
+        self._tracer = tracer
         self._metrics = metrics or RelayMetrics()
         self._metrics.sent_position.set_function(lambda: self.position)
         self._bus = bus
@@ -186,11 +193,36 @@ class Relay:
             timeout=buses.REQUEST_TIMEOUT_SECONDS,
         )
         _check_acknowledged(reply.data, stream_name(epoch), final[0])
-        self._logger.debug("relayed", first=rows[0][0], last=final[0])
-        self._metrics.window_events.observe(len(rows))
-        self._metrics.window_seconds.observe(monotonic() - began)
+        self._count(rows, monotonic() - began)
         position: int = final[0]
         return position
+
+    def _count(self, rows: list[Any], seconds: float) -> None:
+        self._logger.debug("relayed", first=rows[0][0], last=rows[-1][0])
+        self._metrics.window_events.observe(len(rows))
+        self._metrics.window_seconds.observe(seconds)
+        if self._tracer is not None:
+            self._tracer.follow(
+                "relay",
+                [trace for row in rows if (trace := _trace_of(row[7]))][:MAX_FOLLOWED],
+                seconds=seconds,
+                attributes={"messenger.last_position": rows[-1][0], "messenger.events": len(rows)},
+            )
+
+
+def _trace_of(metadata: str) -> str | None:
+    """To which trace an event belongs. Metadata of imported events may be anything."""
+    try:
+        return _traced.decode(metadata).trace
+    except msgspec.MsgspecError:
+        return None
+
+
+class _Traced(msgspec.Struct):
+    trace: str | None = None
+
+
+_traced = msgspec.json.Decoder(_Traced)
 
 
 def _expected(sequence: int) -> dict[str, str]:

@@ -124,6 +124,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream_sockets_of_user: int
     metrics_address: str | None
     metrics_peers: str | None
+    otlp_endpoint: str | None
+    trace_share: float
     log_level: str
 
 
@@ -611,6 +613,13 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "whose metrics the API answers together; unset, those of the process that answers",
     ),
+    Setting(
+        "otlp_endpoint",
+        _url("http", "https"),
+        None,
+        "where traces are sent to, by OTLP over HTTP; unset, there are none",
+    ),
+    Setting("trace_share", _number(0, 1), "1", "which share of requests is traced"),
     Setting("log_level", _one_of("debug", "info", "warning", "error"), "info", "what is logged"),
 )
 

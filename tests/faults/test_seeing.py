@@ -15,10 +15,15 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from projections import NAMES
+from domain.message import MessageSent
+from infra import metrics
+from infra.metrics import ReplayMetrics
+from projections import BY_NAME, NAMES
 from tests.faults.test_up import Running, until
+from tests.infra.collector import Collector, Span, collecting
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self").exists(), reason="looks for processes in /proc"
@@ -34,10 +39,11 @@ Labels = frozenset[tuple[str, str]]
 
 
 class Page(NamedTuple):
-    """A scrape: values by metric and labels."""
+    """A scrape: values by metric and labels; and what there is, as queries and people name it."""
 
     values: dict[str, dict[Labels, float]]
-    families: set[str]
+    names: set[str]
+    listed: set[str]
 
     def of(self, metric: str, /, **labels: str) -> dict[str, float]:
         """By process, of the series that have these labels."""
@@ -48,17 +54,26 @@ class Page(NamedTuple):
         return found
 
 
+# What a metric is called in queries, by its type.
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
+
+
 def scrape(url: str) -> Page:
-    with urllib.request.urlopen(url, timeout=SCRAPE_TIMEOUT_SECONDS) as response:
-        text = response.read().decode()
+    return page_of(text(url))
+
+
+def page_of(said: str) -> Page:
     values: defaultdict[str, dict[Labels, float]] = defaultdict(dict)
-    families = set()
-    for family in text_string_to_metric_families(text):
-        assert family.name not in families, f"{family.name} is there in two pieces"
-        families.add(family.name)
+    names: set[str] = set()
+    listed: set[str] = set()
+    for family in text_string_to_metric_families(said):
+        suffixes = SUFFIXES[family.type]
+        assert f"{family.name}{suffixes[0]}" not in names, f"{family.name} is in two pieces"
+        names |= {family.name + suffix for suffix in suffixes}
+        listed.add(family.name + ("_total" if family.type == "counter" else ""))
         for sample in family.samples:
             values[sample.name][frozenset(sample.labels.items())] = sample.value
-    return Page(values, families)
+    return Page(values, names, listed)
 
 
 class System(NamedTuple):
@@ -109,9 +124,16 @@ def post(run: Any, path: str, body: dict[str, Any], token: str = "") -> Any:
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[System]:
     directory = tmp_path_factory.mktemp("seen")
-    up = Running(directory, "--port", "0", "--workers", "2", LOG_LEVEL="debug", **TESTING)
+    environ = TESTING | {"OTLP_ENDPOINT": collector.url}
+    up = Running(directory, "--port", "0", "--workers", "2", **environ)
     try:
         run = up.until_ready()
         people = []
@@ -130,7 +152,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     assert code == 0, errors
 
 
-TESTING = {"ENV": "test", "BCRYPT_ROUNDS": "4"}
+TESTING = {"ENV": "test", "BCRYPT_ROUNDS": "4", "LOG_LEVEL": "debug"}
 
 
 @contextmanager
@@ -247,19 +269,8 @@ def lines(up: Running, log: str) -> list[dict[str, Any]]:
 def test_a_request_is_found_again_by_its_id_in_the_logs_of_all_who_had_to_do_with_it(
     system: System,
 ) -> None:
-    request_id, secret = "find-me-4711", "nobody else may know this"
-    request = urllib.request.Request(
-        f"{system.run['api_url']}/v1/commands/send-message",
-        json.dumps({"chat_id": system.chat_id, "content": secret}).encode(),
-        {
-            "Content-Type": "application/json",
-            "Authorization": f"Bearer {system.token}",
-            "X-Request-Id": request_id,
-        },
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:
-        assert response.headers["request-id"] == request_id
-        position = json.load(response)["position"]
+    request_id = "find-me-4711"
+    position = sent_as(system, "X-Request-Id", request_id)
     system.settled(position)
     served = [
         line
@@ -281,6 +292,26 @@ def test_a_request_is_found_again_by_its_id_in_the_logs_of_all_who_had_to_do_wit
         assert (applied["type"], applied["projection"]) == ("message_sent", name)
 
 
+def sent_as(system: System, header: str, request_id: str) -> int:
+    """The position of a message whose request has this id."""
+    request = urllib.request.Request(
+        f"{system.run['api_url']}/v1/commands/send-message",
+        json.dumps({"chat_id": system.chat_id, "content": "a confidence"}).encode(),
+        {
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {system.token}",
+            header: request_id,
+        },
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.headers["request-id"] == request_id
+        return int(json.load(response)["position"])
+
+
+# What people wrote, are called or keep to themselves.
+PERSONAL = ("message 7", "unseen", "a confidence", "correct horse", "bob", "clandestine")
+
+
 def test_no_log_tells_what_people_wrote_or_are_called(system: System) -> None:
     query = f"{system.run['api_url']}/v1/search/messages?q=clandestine"
     urllib.request.urlopen(
@@ -292,6 +323,172 @@ def test_no_log_tells_what_people_wrote_or_are_called(system: System) -> None:
     for log in processes():
         said = (system.up.directory / "logs" / f"{log}.log").read_text()
         assert said or log == "maintain"
-        for personal in ("message 7", "unseen", "correct horse", "bob", "clandestine"):
+        for personal in PERSONAL:
             assert personal not in said, log
         assert system.token not in said
+
+
+# ------------------------------------------------------------------------------- the traces
+
+TOLD = {
+    f"project {name}" for name, projection in BY_NAME.items() if MessageSent in projection.handles
+}
+
+
+def test_a_trace_has_all_that_became_of_a_request(system: System, collector: Collector) -> None:
+    position = sent_as(system, "Request-Id", "trace-me")
+
+    def spans() -> dict[str, Span]:
+        ids = {
+            span.trace_id
+            for span in collector.spans
+            if span.attributes.get("messenger.request_id") == "trace-me"
+        }
+        return {span.name: span for span in collector.spans if span.trace_id in ids}
+
+    request, command = "POST /v1/commands/send-message", "command send-message"
+    names = {request, command, "append", "relay", *TOLD}
+    until(lambda: set(spans()) >= names)
+    found = spans()
+    assert set(found) == names
+    assert found[request].parent_id == ""
+    assert found[request].attributes["http.response.status_code"] == 200
+    assert found[command].parent_id == found[request].span_id
+    assert found[command].attributes["messenger.position"] == position
+    for name in {"append", "relay", *TOLD}:
+        assert found[name].parent_id == found[command].span_id
+    for name in TOLD:
+        assert found[name].attributes["messenger.last_position"] >= position
+        assert found[name].ended_ns > found["append"].began_ns
+    assert found["relay"].process == "relay"
+    assert len({found[request].process, *(found[name].process for name in TOLD)}) == 2
+    assert collector.refused == []
+
+
+def test_no_trace_tells_what_people_wrote_or_are_called(collector: Collector) -> None:
+    assert collector.spans
+    for span in collector.spans:
+        assert not [one for one in PERSONAL if one in str(span)]
+
+
+# ------------------------------------------------------------------- dashboard and alert rules
+
+RULES = [
+    rule
+    for group in yaml.safe_load((PRODUCTION / "alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]
+]
+DASHBOARD = json.loads((PRODUCTION / "dashboard.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+FUNCTIONS = {
+    *("absent", "changes", "count", "delta", "histogram_quantile", "increase", "max", "rate"),
+    *("resets", "sum", "time", "topk", "vector"),
+}
+WORDS = {"and", "or", "on", "by"}
+# Prometheus' own, and what it says of whom it scrapes.
+GIVEN_NAMES, GIVEN_LABELS = {"up"}, {"instance", "job", "le", "process"}
+
+TEXT = re.compile(r'"[^"]*"')
+MATCHERS = re.compile(r"(\w+)\{([^}]*)\}")
+GROUPING = re.compile(r"\b(?:by|on)\s*\(([^)]*)\)")
+RANGE = re.compile(r"\[(?:\d+[smhd]|\$__rate_interval)\]")
+WORD = re.compile(r"\b[a-zA-Z_]\w*\b(\s*\()?")
+
+
+class Query(NamedTuple):
+    """What a PromQL expression speaks of."""
+
+    metrics: set[str]
+    functions: set[str]
+    labels: set[str]
+
+
+def query(expression: str) -> Query:
+    bare = RANGE.sub("", TEXT.sub("", expression))
+    labels = {
+        re.split(r"[=!~]", one)[0].strip()
+        for _, inside in MATCHERS.findall(bare)
+        for one in inside.split(",")
+    }
+    labels |= {
+        one.strip() for inside in GROUPING.findall(bare) for one in inside.split(",") if one.strip()
+    }
+    bare = GROUPING.sub("", MATCHERS.sub(r"\1", bare))
+    words = {(found[0].rstrip("( \n"), bool(found[1])) for found in WORD.finditer(bare)}
+    return Query(
+        {word for word, is_called in words if not is_called and word not in WORDS},
+        {word for word, is_called in words if is_called and word not in WORDS},
+        labels,
+    )
+
+
+def expressions() -> list[str]:
+    of_panels = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    return [rule["expr"] for rule in RULES] + of_panels
+
+
+def known_labels(page: Page) -> set[str]:
+    """Of the metrics that have series, and of those that have none as long as all is well."""
+    seen = {label for series in page.values.values() for labels in series for label, _ in labels}
+    return seen | GIVEN_LABELS | {"position", "type", "reason", "limit", "outcome"}
+
+
+def test_what_a_query_speaks_of_is_found() -> None:
+    found = query(
+        'sum by (le, a) (rate(x_bucket{b=~"c d|{e}",f!="g"}[5m])) > 1 and on () max(y) == 0'
+    )
+    assert found == Query({"x_bucket", "y"}, {"sum", "rate", "max"}, {"le", "a", "b", "f"})
+
+
+def test_dashboard_and_alerts_ask_for_what_there_is(system: System) -> None:
+    page = system.page()
+    of_replay = metrics.registry()
+    ReplayMetrics(of_replay)
+    names = page.names | page_of(metrics.text(of_replay).decode()).names | GIVEN_NAMES
+    labels = known_labels(page)
+    for expression in expressions():
+        asked = query(expression)
+        assert asked.metrics <= names, expression
+        assert asked.metrics
+        assert asked.functions <= FUNCTIONS, expression
+        assert asked.labels <= labels, expression
+        for opening, closing in ("()", "{}", "[]"):
+            assert expression.count(opening) == expression.count(closing), expression
+
+
+def test_every_metric_is_in_the_list_and_every_listed_one_is_there(system: System) -> None:
+    of_replay = metrics.registry()
+    ReplayMetrics(of_replay)
+    there = system.page().listed | page_of(metrics.text(of_replay).decode()).listed
+    table = (PRODUCTION / "metrics.md").read_text().partition("| name |")[2]
+    first_columns = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    listed = [name for column in first_columns for name in re.findall(r"`(\w+)`", column)]
+    assert sorted(listed) == sorted(name for name in there if name.startswith("messenger_"))
+
+
+def test_alert_rules_have_the_form_that_prometheus_takes() -> None:
+    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+    for rule in RULES:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"Messenger[A-Za-z]+", rule["alert"])
+        assert re.fullmatch(r"[1-9]\d*[smh]", rule.get("for", "1m"))
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        assert set(rule["annotations"]) == {"summary", "description"}
+        told = "".join(rule["annotations"].values())
+        by_query = query(rule["expr"]).labels | {"process", "instance", "queue"}
+        assert set(re.findall(r"\$labels\.(\w+)", told)) <= by_query, rule["alert"]
+
+
+def test_panels_are_each_in_a_place_of_their_own() -> None:
+    places = set()
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & places
+        assert max(x for x, _ in cells) < 24
+        places |= cells
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])

@@ -10,11 +10,14 @@ import pytest
 from prometheus_client import Counter, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
+from api import upkeep
 from infra import metrics, scraping
 from infra.embedded.process import free_port
 from infra.errors import Unavailable
 from infra.metrics import Registry
 from infra.scraping import MAX_CONNECTIONS, MAX_REQUEST_BYTES, Peer
+from projections import BY_NAME
+from tests.api.served import settings
 
 
 @asynccontextmanager
@@ -134,6 +137,28 @@ async def test_an_address_that_is_taken_is_named_in_one_line() -> None:
     with pytest.raises(Unavailable, match=r"^MESSENGER_METRICS_ADDRESS=fd:987: "):
         async with scraping.served("fd:987", _nothing):
             pass
+
+
+async def test_a_tool_does_its_work_also_where_its_address_is_taken(
+    database_url: str, nats_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with process("relay", counting(3)) as peer:
+        given = settings(database_url, nats_url, metrics_address=f"{peer.host}:{peer.port}")
+        await upkeep.run_replay(given, [BY_NAME["users"]])
+    said = capsys.readouterr()
+    assert "users: rebuilt up to 0" in said.out
+    assert said.err.startswith("metrics are not served: MESSENGER_METRICS_ADDRESS=")
+
+
+async def test_a_tool_is_scraped_while_it_works(database_url: str, nats_url: str) -> None:
+    port = free_port()
+    given = settings(database_url, nats_url, metrics_address=f"127.0.0.1:{port}")
+    async with upkeep.reporting(given) as reported:
+        reported.reached("users", 7, 10)
+        page = await scraping.gathered([Peer("replay", "127.0.0.1", port)])
+    found = samples(page)
+    assert found["messenger_replay_position", "replay"] == 7
+    assert found["messenger_replay_target", "replay"] == 10
 
 
 async def _nothing() -> bytes:
