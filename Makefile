@@ -36,7 +36,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/.made
 	$(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 
-$(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed
+$(VENV)/.installed-test: requirements-test.txt requirements-tracing.txt $(VENV)/.installed
 	$(PIP) -r requirements-test.txt
 	@touch $@
 

@@ -5,13 +5,12 @@ Litestar routes; what an operation is stands in the tables of `api`'s modules (s
 """
 
 import asyncio
-import logging
 import signal
 import socket
-import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -21,7 +20,7 @@ from litestar.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api import attachments, commands, openapi, problems, queries, sessions, status
+from api import attachments, commands, openapi, problems, queries, scrape, sessions, status
 from api.daemons import end
 from api.http import Door, Inbound, NoContent, Reply, problem_reply, unreadable
 from api.operations import Call, Operation, caller_of
@@ -31,8 +30,7 @@ from api.parts import Parts, opened
 from api.stream import stream
 from api.stream.stream import Stream
 from api.stream.wire import MAX_FRAME_BYTES, Socket
-from infra import garbage
-from infra.logs import Logger
+from infra import garbage, logs, scraping
 from infra.settings import Settings
 
 GRACEFUL_STOP_SECONDS = 5
@@ -45,14 +43,18 @@ DESCRIBED: tuple[Operation, ...] = (
     *attachments.OPERATIONS,
     *queries.OPERATIONS,
     *status.OPERATIONS,
+    *scrape.OPERATIONS,
 )
 
 
 def create_app(parts: Parts, live: Stream) -> ASGIApp:
     def refused(request: Request[Any, Any, Any], error: Exception) -> Any:
         request_id = Inbound(request.scope, request.receive).request_id
-        return _Sendable(problem_reply(problems.refusal_of(error, request_id, parts.logger)))
+        refusal = problems.refusal_of(error, request_id, parts.logger)
+        parts.metrics.problem(refusal.code)
+        return _Sendable(problem_reply(refusal))
 
+    scrape.watch_queues(parts)
     operations = (*DESCRIBED, *openapi.operations(DESCRIBED), *page.operations(parts))
     app = Litestar(
         [
@@ -68,7 +70,15 @@ def create_app(parts: Parts, live: Stream) -> ASGIApp:
     )
     unlimited = frozenset(one.path for one in operations if one.rate_limit == "none")
     origins = Origins(parts.settings.allowed_origins)
-    door = Door(app, parts.metrics, parts.rate_limits, origins, unlimited=unlimited)
+    door = Door(
+        app,
+        parts.metrics,
+        parts.rate_limits,
+        origins,
+        parts.logger,
+        unlimited=unlimited,
+        tracer=parts.tracer,
+    )
     proxies = parts.settings.trusted_proxies
     return _behind(door, proxies) if proxies else door
 
@@ -83,8 +93,12 @@ async def serve(settings: Settings, *, host: str, port: int, fd: int | None) -> 
 
     Raises Stopped where the log is not the one any more that this process knows.
     """
-    async with opened(settings) as parts, stream.opened(parts) as live:
-        logging.getLogger().addHandler(_Forward(parts.logger))
+    async with (
+        opened(settings) as parts,
+        stream.opened(parts) as live,
+        scraping.served(settings.metrics_address, partial(scrape.own, parts)),
+    ):
+        logs.forward(parts.logger)
         # Given the descriptor, uvicorn takes it for a Unix socket: without TCP_NODELAY each answer
         # on a kept-alive connection would wait 40 ms, and no client's address would be known.
         sockets = None if fd is None else [socket.socket(fileno=fd)]
@@ -184,22 +198,6 @@ def _options(path: str, methods: list[str]) -> HTTPRouteHandler:
         return NoContent([(b"allow", allowed)])
 
     return HTTPRouteHandler(path, http_method=["OPTIONS"], status_code=200)(handle)
-
-
-class _Forward(logging.Handler):
-    """What libraries log, as lines like our own."""
-
-    def __init__(self, logger: Logger) -> None:
-        super().__init__(logging.WARNING)
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        said = "".join((record.getMessage(), *_traceback(record)))
-        self._logger.warning("library", source=record.name, said=said)
-
-
-def _traceback(record: logging.LogRecord) -> list[str]:
-    return traceback.format_exception(record.exc_info[1]) if record.exc_info else []
 
 
 class _Sendable:

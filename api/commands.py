@@ -109,10 +109,26 @@ async def execute(
             last = await parts.erasure.finish(caller.user_id)
             done = done._replace(position=max(done.position, last))
     except Exception as error:
-        parts.metrics.command(handler.name, problems.code_of(error))
+        _count(parts, handler, request, problems.code_of(error))
         raise
-    parts.metrics.command(handler.name, "replayed" if done.replayed else "done")
+    _count(parts, handler, request, "replayed" if done.replayed else "done", done.position)
     return done
+
+
+def _count(
+    parts: Parts, handler: Handler, request: Request, outcome: str, position: int | None = None
+) -> None:
+    """And says it, where every command is logged."""
+    parts.metrics.command(handler.name, outcome)
+    if parts.logger.is_debug:
+        parts.logger.debug(
+            "command",
+            command=handler.name,
+            request_id=request.request_id,
+            actor=request.actor,
+            outcome=outcome,
+            position=position,
+        )
 
 
 async def _with_password(parts: Parts, request: Request, user_id: UserId, inbound: Inbound) -> Done:
@@ -199,6 +215,7 @@ class _BatchRun:
             return msgspec.Raw(answer(await self._run(decode(_item_decoder, raw))))
         except Exception as error:  # noqa: BLE001 - one command's failure is not the batch's
             refusal = problems.refusal_of(error, self._inbound.request_id, self._parts.logger)
+            self._parts.metrics.problem(refusal.code)
             if isinstance(refusal, ServiceUnavailable):
                 self._gone = refusal
             return _problem(refusal)

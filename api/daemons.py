@@ -3,11 +3,11 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from api.stream.presence import Leases
-from infra import database, garbage
+from infra import database, garbage, logs, metrics, scraping
 from infra.appender import Appender
 from infra.bus import HEAD, Bus
 from infra.database import Pool
@@ -16,12 +16,21 @@ from infra.history import Witness
 from infra.housekeeping import Housekeeping
 from infra.keyring import Keyring, Secret
 from infra.logs import Logger
+from infra.metrics import (
+    AppendMetrics,
+    BusMetrics,
+    ProjectorMetrics,
+    Registry,
+    RelayMetrics,
+    UpkeepMetrics,
+)
 from infra.objects import Objects
 from infra.passwords import Passwords
 from infra.projector import Projector
 from infra.relay import Relay
 from infra.removals import Removals
 from infra.settings import Settings
+from infra.tracing import tracing
 from projections.projection import Projection
 
 KEYRING_POOL_SIZE = 2
@@ -59,15 +68,39 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
             return
 
 
+def scraped(settings: Settings, registry: Registry) -> AbstractAsyncContextManager[None]:
+    """Serves what the registry has, where the settings say so."""
+
+    async def page() -> bytes:
+        return metrics.text(registry)
+
+    return scraping.served(settings.metrics_address, page)
+
+
 async def relay(settings: Settings) -> None:
     logger = Logger(settings.log_level, process="relay")
-    async with Bus.of(settings, name="relay") as bus:
-        await until_signal(Relay(settings.database_url, bus, logger).run())
+    logs.forward(logger)
+    registry = metrics.registry()
+    counted = RelayMetrics(registry)
+    async with (
+        scraped(settings, registry),
+        tracing(settings, process="relay") as tracer,
+        Bus.of(settings, name="relay", metrics=BusMetrics(registry)) as bus,
+    ):
+        await until_signal(Relay(settings.database_url, bus, logger, counted, tracer).run())
 
 
 async def project(settings: Settings, projections: Sequence[Projection]) -> None:
     logger = Logger(settings.log_level, process="projector")
-    async with keyring(settings) as keys, Bus.of(settings, name="projector") as bus:
+    logs.forward(logger)
+    registry = metrics.registry()
+    counted = ProjectorMetrics(registry)
+    async with (
+        scraped(settings, registry),
+        tracing(settings, process="projector") as tracer,
+        keyring(settings) as keys,
+        Bus.of(settings, name="projector", metrics=BusMetrics(registry)) as bus,
+    ):
         projectors = [
             Projector(
                 projection,
@@ -75,6 +108,8 @@ async def project(settings: Settings, projections: Sequence[Projection]) -> None
                 keyring=keys,
                 bus=bus,
                 logger=logger,
+                metrics=counted,
+                tracer=tracer,
             )
             for projection in projections
         ]
@@ -84,10 +119,14 @@ async def project(settings: Settings, projections: Sequence[Projection]) -> None
 async def maintain(settings: Settings, *, once: bool) -> None:
     """Raises Unavailable where it shall be done once and can't be, or Stopped."""
     logger = Logger(settings.log_level, process="maintain")
+    logs.forward(logger)
     name = "maintain" if once else database.process_name("maintain")
     passwords = Passwords(rounds=settings.bcrypt_rounds)
+    registry = metrics.registry()
+    counted = UpkeepMetrics(registry)
     async with (
-        writing(settings, name=name, passwords=passwords) as parts,
+        nullcontext() if once else scraped(settings, registry),
+        writing(settings, name=name, passwords=passwords, registry=registry) as parts,
         Objects(settings) as objects,
     ):
         removals = Removals(
@@ -97,6 +136,7 @@ async def maintain(settings: Settings, *, once: bool) -> None:
             objects,
             logger,
             unsent_seconds=settings.attachment_unsent_seconds,
+            metrics=counted,
         )
         leases = Leases(parts.pool, parts.executor)
         housekeeping = Housekeeping(
@@ -104,6 +144,7 @@ async def maintain(settings: Settings, *, once: bool) -> None:
             logger,
             archive_tablespace=settings.archive_tablespace,
             archive_months=settings.archive_months,
+            metrics=counted,
         )
         if once:
             try:
@@ -133,23 +174,32 @@ class Writing(NamedTuple):
 
 
 @asynccontextmanager
-async def writing(settings: Settings, *, name: str, passwords: Passwords) -> AsyncIterator[Writing]:
+async def writing(
+    settings: Settings, *, name: str, passwords: Passwords, registry: Registry | None = None
+) -> AsyncIterator[Writing]:
     """Raises Unavailable if the database does not answer."""
     url = settings.database_url
     async with await database.connect(url, name=name) as connection:
         secret = await Secret.load(settings.secret, connection)
     async with (
-        Bus.of(settings, name=name) as bus,
+        tracing(settings, process=name) as tracer,
+        Bus.of(settings, name=name, metrics=BusMetrics(registry)) as bus,
         database.pool(url, name=name, size=WRITING_POOL_SIZE) as pool,
         Appender(
             url,
             queue_limit=settings.append_queue_limit,
             on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
+            metrics=AppendMetrics(registry),
         ) as appender,
     ):
         keys = Keyring(secret, pool)
         executor = Executor(
-            pool=pool, appender=appender, keyring=keys, secret=secret, passwords=passwords
+            pool=pool,
+            appender=appender,
+            keyring=keys,
+            secret=secret,
+            passwords=passwords,
+            tracer=tracer,
         )
         yield Writing(pool, executor, keys, bus)
 

@@ -18,16 +18,19 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems, rate_limits
-from api.metrics import Metrics
+from api.metrics import METHODS, Metrics
 from api.origins import SECURITY, Origins
 from api.problems import Headers, Malformed, RateLimited, TooLarge, UnsupportedMedia
 from api.rate_limits import RateLimits
 from domain.refusals import Invalid, NotFound, Refusal
 from infra import clock
+from infra.logs import Logger
+from infra.tracing import Tracer
 
 JSON = b"application/json"
 MAX_QUERY_PARAMETERS = 50
 MAX_POSITION = 2**63 - 1
+SLOW_SECONDS = 1.0
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -221,24 +224,40 @@ class Door:
         metrics: Metrics,
         limits: RateLimits,
         origins: Origins,
+        logger: Logger,
         *,
         unlimited: frozenset[str],
+        tracer: Tracer | None,
     ) -> None:
+        self._tracer = tracer
         self._app = app
         self._metrics = metrics
         self._limits = limits
         self._origins = origins
+        self._logger = logger
         self._unlimited = unlimited
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
-            return
+        elif self._tracer is None or scope["path"] in self._unlimited:
+            await self._serve(scope, receive, send)
+        else:
+            with self._tracer.span("request") as span:
+                status = await self._serve(scope, receive, send)
+                route = str(scope.get("path_template") or "unmatched")
+                span.update_name(f"{_method(scope)} {route}")
+                span.set_attribute("http.route", route)
+                span.set_attribute("http.response.status_code", status)
+                span.set_attribute("messenger.request_id", scope["request_id"])  # type: ignore[typeddict-item]
+
+    async def _serve(self, scope: Any, receive: Receive, send: Send) -> int:
+        """The status of the response."""
         began = time.perf_counter()
-        given = header(scope, b"request-id")
+        given = header(scope, b"request-id") or header(scope, b"x-request-id")
         if given is None or not _REQUEST_ID.fullmatch(given):
             given = clock.new_id().encode()
-        scope["request_id"] = given.decode()  # type: ignore[typeddict-unknown-key]
+        scope["request_id"] = given.decode()
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -255,9 +274,31 @@ class Door:
             if scope["path"] not in self._unlimited:
                 self._limits.arrived(scope)
         except RateLimited as refusal:
+            self._metrics.problem(refusal.code)
             await problem_reply(refusal)(scope, receive, send_with_headers)
         else:
             await self._app(scope, receive, send_with_headers)
-        template = scope.get("path_template") or "unmatched"
+        template = str(scope.get("path_template") or "unmatched")
         seconds = time.perf_counter() - began
-        self._metrics.request(scope["method"], str(template), status, seconds)
+        self._metrics.request(scope["method"], template, status, seconds)
+        if seconds >= SLOW_SECONDS or self._logger.is_debug:
+            self._log(scope, template, status, seconds)
+        return status
+
+    def _log(self, scope: Any, template: str, status: int, seconds: float) -> None:
+        """The route's template: paths and parameters name people and what they look for."""
+        is_slow = seconds >= SLOW_SECONDS
+        (self._logger.info if is_slow else self._logger.debug)(
+            "request_slow" if is_slow else "request",
+            request_id=scope["request_id"],
+            method=_method(scope),
+            route=template,
+            status=status,
+            milliseconds=round(1000 * seconds, 1),
+        )
+
+
+def _method(scope: Any) -> str:
+    """Anybody may make methods up."""
+    method: str = scope["method"]
+    return method if method in METHODS else "other"

@@ -1,14 +1,20 @@
-"""What this process counts, in Prometheus' text form.
+"""What an API process counts besides its machines (infra.metrics), in Prometheus' text form.
 
 Requests go by route template, never by path, so the number of series is bounded by the code.
 Label sets are looked up once and kept: a message sent passes here.
 """
 
+import asyncio
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import Counter, Gauge, Histogram
+
+from infra import metrics
+from infra.metrics import AppendMetrics, BusMetrics, ImageMetrics, QueueMetrics
 
 BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# What we close with, what browsers do, and a connection that is just gone.
+CLOSING_CODES = frozenset({1000, 1001, 1005, 1006, 1012, 1013, 4001, 4003, 4008, 4009})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -16,7 +22,12 @@ class Metrics:
     """One registry a process, none shared with the library's global one."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        self._registry = metrics.registry()
+        self.appends = AppendMetrics(self._registry)
+        self.bus = BusMetrics(self._registry)
+        self.images = ImageMetrics(self._registry)
+        self.queues = QueueMetrics(self._registry)
+        self.stream = StreamMetrics(self._registry)
         self._requests = Histogram(
             "messenger_http_request_seconds",
             "HTTP requests by route and status",
@@ -30,12 +41,20 @@ class Metrics:
             ("name", "outcome"),
             registry=self._registry,
         )
+        self._problems = Counter(
+            "messenger_problems",
+            "Requests and commands that were answered with a problem, by its code",
+            ("code",),
+            registry=self._registry,
+        )
         self._rate_limited = Counter(
             "messenger_rate_limited",
             "Requests and commands of batches refused, by the limit that they met",
             ("limit",),
             registry=self._registry,
         )
+        self.asking: asyncio.Task[bytes] | None = None  # the page that is on its way
+        self.relayed: int | None = None  # as JetStream said when it last answered
         self._request_series: dict[tuple[str, str, int], Histogram] = {}
         self._command_series: dict[tuple[str, str], Counter] = {}
         self._gauges = {name: self._gauge(name, text) for name, text in _GAUGES.items()}
@@ -68,6 +87,9 @@ class Metrics:
             series = self._command_series[key] = self._commands.labels(name, outcome)
         series.inc()
 
+    def problem(self, code: str) -> None:
+        self._problems.labels(code).inc()
+
     def rate_limited(self, limit: str) -> None:
         self._rate_limited.labels(limit).inc()
 
@@ -84,23 +106,69 @@ class Metrics:
             self._failures.labels(*labels).set(1)
 
     def text(self) -> bytes:
-        return generate_latest(self._registry)
+        return metrics.text(self._registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, registry=self._registry)
 
 
+class StreamMetrics:
+    def __init__(self, registry: metrics.Registry | None = None) -> None:
+        self.starts = Counter(
+            "messenger_stream_starts",
+            "Streams started: resumed, or fresh (the client reads its state)",
+            ("outcome",),
+            registry=registry,
+        )
+        self.catch_up_seconds = Histogram(
+            "messenger_stream_catch_up_seconds",
+            "From a start that resumes until all that was missed is written",
+            buckets=metrics.SECONDS,
+            registry=registry,
+        )
+        self._closed = Counter(
+            "messenger_stream_closed",
+            "Streams ended, by closing code, whoever ended them",
+            ("code",),
+            registry=registry,
+        )
+        self.interruptions = Counter(
+            "messenger_stream_interruptions",
+            "Times that the gateway had to wait for the database, or began anew",
+            registry=registry,
+        )
+        self.batch_events = Histogram(
+            "messenger_stream_batch_events",
+            "Events that the gateway routed together",
+            buckets=metrics.COUNTS,
+            registry=registry,
+        )
+        self.route_seconds = Histogram(
+            "messenger_stream_route_seconds",
+            "From a batch's arrival until all of it was written to streams",
+            buckets=metrics.SECONDS,
+            registry=registry,
+        )
+
+    def end(self, code: int) -> None:
+        """Clients may send any code: those that mean nothing to us are one series."""
+        self._closed.labels(str(code) if code in CLOSING_CODES else "other").inc()
+
+
 _GAUGES = {
     "messenger_log_position": "The log's head",
+    "messenger_log_epoch": "The log's epoch",
     "messenger_relay_position": "The last event in JetStream",
+    "messenger_relay_lag_events": "Events that are not in JetStream yet, as far as is known",
+    "messenger_relay_lag_seconds": "Age of the first event that is not in JetStream yet",
     "messenger_append_queue": "Commands that wait to be written by this process",
     "messenger_append_batches": "Batches that this process has written",
     "messenger_append_commands": "Commands in the batches that this process has written",
     "messenger_database_up": "Whether the database answered this scrape",
     "messenger_stream_sockets": "Open streams of this process",
+    "messenger_stream_sockets_limit": "Beyond so many streams this process refuses",
     "messenger_stream_position": "The last event that this process brought to its streams",
     "messenger_stream_rooms": "Chats that somebody connected to this process is in",
-    "messenger_bus_up": "Whether this process is connected to NATS",
 }
 
 _PROJECTION_GAUGES = {
@@ -108,4 +176,5 @@ _PROJECTION_GAUGES = {
     "messenger_projection_lag_events": "Events that the projection has before it",
     "messenger_projection_lag_seconds": "Age of the first event that the projection lacks",
     "messenger_projection_skipped_events": "Events that the projection does without, by order",
+    "messenger_projection_rebuilding": "Whether a replay is under way beside it",
 }

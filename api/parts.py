@@ -30,6 +30,7 @@ from infra.sessions import EndedSessions, Sessions
 from infra.settings import Settings
 from infra.spool import spooling
 from infra.tokens import Tokens
+from infra.tracing import Tracer, tracing
 from infra.uploads import Uploads
 
 MAX_UPLOADS_AT_ONCE = 32
@@ -53,12 +54,14 @@ class Parts(NamedTuple):
     ended: EndedSessions
     erasure: Erasure
     objects: Objects
+    images: Images
     uploads: Uploads
     upload_slots: Slots
     spool: Path
     read_models: ReadModels
     metrics: Metrics
     logger: Logger
+    tracer: Tracer | None
 
 
 @asynccontextmanager
@@ -67,18 +70,16 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
     url = settings.database_url
     secret = await _secret(settings)
     pool_size = max(2, settings.database_pool_size // 2)
+    metrics = Metrics()
     async with (
-        Bus.of(settings, name=name) as bus,
+        tracing(settings, process=name) as tracer,
+        Bus.of(settings, name=name, metrics=metrics.bus) as bus,
         database.pool(url, name=f"{name} write", size=pool_size) as pool,
         _read_pool(settings, name, pool_size) as read_pool,
-        Appender(
-            url,
-            queue_limit=settings.append_queue_limit,
-            on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
-        ) as appender,
+        _appender(settings, bus, metrics) as appender,
         spooling() as spool,
         Objects(settings) as objects,
-        Images(workers=IMAGE_WORKERS) as images,
+        Images(workers=IMAGE_WORKERS, metrics=metrics.images) as images,
         EndedSessions(url, pool, bus, access_token_seconds=settings.access_token_seconds) as ended,
         ReadModels(
             read_pool, pool, bus, objects, wait_seconds=settings.read_wait_seconds
@@ -86,11 +87,15 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
     ):
         passwords = Passwords(rounds=settings.bcrypt_rounds)
         tokens = Tokens(secret)
-        metrics = Metrics()
         logger = Logger(settings.log_level, process=name)
         keyring = Keyring(secret, pool)
         executor = Executor(
-            pool=pool, appender=appender, keyring=keyring, secret=secret, passwords=passwords
+            pool=pool,
+            appender=appender,
+            keyring=keyring,
+            secret=secret,
+            passwords=passwords,
+            tracer=tracer,
         )
         sessions = Sessions(
             pool, tokens, ended, refresh_token_seconds=settings.refresh_token_seconds
@@ -111,13 +116,24 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
                 ended=ended,
                 erasure=erasure,
                 objects=objects,
+                images=images,
                 uploads=Uploads(pool, executor, images, objects),
                 upload_slots=Slots(total=MAX_UPLOADS_AT_ONCE, each=MAX_UPLOADS_OF_A_USER),
                 spool=spool,
                 read_models=read_models,
                 metrics=metrics,
                 logger=logger,
+                tracer=tracer,
             )
+
+
+def _appender(settings: Settings, bus: Bus, metrics: Metrics) -> Appender:
+    return Appender(
+        settings.database_url,
+        queue_limit=settings.append_queue_limit,
+        on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
+        metrics=metrics.appends,
+    )
 
 
 def _read_pool(settings: Settings, name: str, size: int) -> pipelined.Pool:

@@ -17,8 +17,6 @@ the log under the Request-Id, and nothing of it to the caller.
     └── Internal            500
 """
 
-import traceback
-
 import msgspec
 import psycopg
 from litestar.exceptions import HTTPException
@@ -39,7 +37,7 @@ from domain.refusals import (
 from infra.database import DOWN
 from infra.errors import ImageBroken, ImageTooLarge, NotAnImage, Unavailable
 from infra.executor import KeyReused
-from infra.logs import Logger
+from infra.logs import Logger, traceback_of
 
 RETRY_SECONDS = 1
 CONTENT_TYPE = b"application/problem+json"
@@ -200,7 +198,7 @@ def refusal_of(error: Exception, request_id: str, logger: Logger) -> Refusal:
     logger.error(
         "internal_error",
         request_id=request_id,
-        traceback="".join(traceback.format_exception(error)),
+        traceback=traceback_of(error),
     )
     return Internal(f"something went wrong; the log has it under Request-Id {request_id}")
 

@@ -115,6 +115,14 @@ class ReadModels:
         self._task.cancel()
         await asyncio.gather(self._task, *self._ending, return_exceptions=True)
 
+    @property
+    def pool(self) -> pipelined.Pool:
+        return self._pool
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
     async def read(
         self,
         used: tuple[str, ...],

@@ -13,9 +13,13 @@ class Slots:
     """Nobody waits for one: who finds none is told to come again."""
 
     def __init__(self, *, total: int, each: int) -> None:
-        self._total = total
+        self.total = total
         self._each = each
         self._held: Counter[str] = Counter()
+
+    @property
+    def held(self) -> int:
+        return self._held.total()
 
     @contextmanager
     def taken(self, holder: str) -> Iterator[None]:
@@ -25,7 +29,7 @@ class Slots:
                 f"at most {self._each} uploads of one user at once: try again",
                 retry_after_seconds=RETRY_SECONDS,
             )
-        if self._held.total() >= self._total:
+        if self.held >= self.total:
             raise ServiceUnavailable(
                 "too many uploads at once: try again", retry_after_seconds=RETRY_SECONDS
             )

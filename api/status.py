@@ -1,4 +1,4 @@
-"""Whether the whole is well: liveness, readiness, positions and lags, metrics. All public."""
+"""Whether the whole is well: liveness, readiness, positions and lags. All public."""
 
 import asyncio
 from typing import Any, Literal
@@ -18,7 +18,6 @@ from projections import NAMES
 
 DATABASE_TIMEOUT_SECONDS = 3.0
 BUS_TIMEOUT_SECONDS = 1.0
-METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Relay(msgspec.Struct, frozen=True):
@@ -74,50 +73,17 @@ async def ready(call: Call) -> Reply:
 
 
 async def status(call: Call) -> Reply:
-    head, projections = await _projections(call.parts)
-    relayed = await _relayed(call.parts, head.epoch)
+    head, projections = await projections_of(call.parts)
+    relayed = await relayed_of(call.parts, head.epoch)
     answer = Status(head.position, Relay(relayed), projections)
     return json_reply(answer, headers=[log_position(head.position)])
-
-
-async def metrics(call: Call) -> Reply:
-    parts = call.parts
-    parts.metrics.show("messenger_append_queue", parts.appender.queued)
-    parts.metrics.show("messenger_append_batches", parts.appender.batches)
-    parts.metrics.show("messenger_append_commands", parts.appender.commands)
-    parts.metrics.show("messenger_bus_up", parts.bus.connected)
-    parts.metrics.show("messenger_database_up", await _show_positions(parts))
-    return Reply(200, parts.metrics.text(), content_type=METRICS_TYPE)
-
-
-async def _show_positions(parts: Parts) -> bool:
-    try:
-        head, projections = await _projections(parts)
-    except (*DOWN, Unavailable):
-        return False
-    parts.metrics.show("messenger_log_position", head.position)
-    relayed = await _relayed(parts, head.epoch)
-    if relayed is not None:
-        parts.metrics.show("messenger_relay_position", relayed)
-    for item in projections:
-        show = parts.metrics.show_projection
-        show("messenger_projection_position", item.name, item.position)
-        show("messenger_projection_lag_events", item.name, item.lag_events)
-        show("messenger_projection_lag_seconds", item.name, item.lag_seconds)
-        show("messenger_projection_skipped_events", item.name, item.skipped_events)
-    parts.metrics.show_failures(
-        (item.name, str(item.failure.position), item.failure.type, item.failure.reason)
-        for item in projections
-        if item.failure is not None
-    )
-    return True
 
 
 async def _unfit(parts: Parts) -> tuple[list[str], list[str]]:
     """What makes it unfit, and what may soon."""
     reasons = [] if parts.bus.connected else ["NATS does not answer"]
     try:
-        _, projections = await _projections(parts)
+        _, projections = await projections_of(parts)
     except (*DOWN, Unavailable) as error:
         return [*reasons, f"the database does not answer: {first_line(error)}"], []
     limit = parts.settings.ready_lag_seconds
@@ -134,7 +100,7 @@ def _behind(item: ProjectionStatus) -> str:
     return f"the projection {item.name} is {item.lag_seconds:.0f} s behind ({told})"
 
 
-async def _projections(parts: Parts) -> tuple[event_log.Head, list[ProjectionStatus]]:
+async def projections_of(parts: Parts) -> tuple[event_log.Head, list[ProjectionStatus]]:
     """Raises what a database that is away raises, or Unavailable."""
     try:
         async with asyncio.timeout(DATABASE_TIMEOUT_SECONDS), parts.pool.connection() as connection:
@@ -161,7 +127,7 @@ def _projection(item: Progress) -> ProjectionStatus:
     )
 
 
-async def _relayed(parts: Parts, epoch: int) -> int | None:
+async def relayed_of(parts: Parts, epoch: int) -> int | None:
     try:
         async with asyncio.timeout(BUS_TIMEOUT_SECONDS):
             return await parts.bus.last_sequence(stream_name(epoch)) or 0
@@ -183,7 +149,4 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     _unlimited("/health/live", "live", "Whether this process runs", live, answer=Health),
     _unlimited("/health/ready", "ready", "Whether this process can serve", ready, answer=Health),
-    _unlimited(
-        "/metrics", "metrics", "For Prometheus", metrics, answer=str, media_type="text/plain"
-    ),
 )

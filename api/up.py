@@ -55,6 +55,7 @@ NATS_PORT = 4222
 READY_REQUEST = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 LISTEN_BACKLOG = 2048
 CONNECT_TIMEOUT_SECONDS = 5
+LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 # -P: what lies in the working directory is not for importing.
 COMMAND = (sys.executable, "-P", "-m", "api.cli")
@@ -217,6 +218,8 @@ class _Up:
         self._listener = listener
         self._workers = workers
         self._stages: list[list[_Kept]] = []
+        # Of each program's own, so that a restart changes no address.
+        self._scraped: dict[str, socket.socket] = {}
         self._addresses: Addresses | None = None
         self._is_ready = False
         self._answer = ""
@@ -226,6 +229,7 @@ class _Up:
         loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "infra.migrate"))
         self._addresses = await self._start_servers()
         await loading
+        self._scraped = {name: _listen(LOOPBACK, 0) for name in self._programs()}
         await _migrate(self._addresses.database_url)
         await self._start_stages(
             [self._program("relay", "relay"), *self._projectors()], self._api()
@@ -242,6 +246,8 @@ class _Up:
         (self._directory / RUN_FILE).unlink(missing_ok=True)
         while self._stages:
             await asyncio.gather(*(kept.stop() for kept in self._stages.pop()))
+        for listener in self._scraped.values():
+            listener.close()
 
     def show(self, seconds: float) -> None:
         """Tells the operator where everything is."""
@@ -262,6 +268,7 @@ class _Up:
             ("PostgreSQL", without_password(addresses.database_url)),
             ("NATS", without_password(addresses.nats_url)),
             ("S3", addresses.s3_endpoint),
+            ("Metrics", f"{addresses.api_url}/metrics, of all {len(self._scraped)} processes"),
             ("Addresses", str(self._directory / RUN_FILE)),
             ("Logs", str(self._directory / "logs")),
         ]
@@ -309,29 +316,45 @@ class _Up:
     def _kept(self, name: str, unit: Unit) -> _Kept:
         return _Kept(name, unit, self._publish)
 
+    def _programs(self) -> list[str]:
+        """The names of all our processes but this one."""
+        projectors = [f"project-{name}" for name in _projections()]
+        return ["relay", *projectors, *self._api_names(), "maintain"]
+
     def _program(self, name: str, *arguments: str, pass_fds: Sequence[int] = ()) -> _Kept:
         log = Log(self._directory / "logs" / f"{name}.log")
-        return self._kept(name, Program(arguments, log, self._child_environ(), pass_fds))
+        scraped = self._scraped[name].fileno()
+        environ = self._child_environ() | {f"{PREFIX}METRICS_ADDRESS": f"fd:{scraped}"}
+        return self._kept(name, Program(arguments, log, environ, [*pass_fds, scraped]))
 
     def _projectors(self) -> list[_Kept]:
-        names: tuple[str, ...] = importlib.import_module("projections").NAMES
-        return [self._program(f"project-{name}", "project", name) for name in names]
+        return [self._program(f"project-{name}", "project", name) for name in _projections()]
 
     def _api(self) -> list[_Kept]:
         descriptor = self._listener.fileno()
-        names = [f"api-{number}" for number in range(1, self._workers + 1)]
         return [
             self._program(name, "api", "--fd", str(descriptor), pass_fds=[descriptor])
-            for name in (names if self._workers > 1 else ["api"])
+            for name in self._api_names()
         ]
 
+    def _api_names(self) -> list[str]:
+        if self._workers == 1:
+            return ["api"]
+        return [f"api-{number}" for number in range(1, self._workers + 1)]
+
+    def _metrics_addresses(self) -> dict[str, str]:
+        ports = {name: one.getsockname()[1] for name, one in self._scraped.items()}
+        return {name: f"{LOOPBACK}:{port}" for name, port in ports.items()}
+
     def _child_environ(self) -> dict[str, str]:
+        peers = [f"{name}={address}" for name, address in self._metrics_addresses().items()]
         host, port = self._listener.getsockname()[:2]
         ours = {
             **{name: value for name, value in self._known._asdict().items() if name in SERVERS},
             "data_dir": str(self._directory),
             "host": host,
             "port": str(port),
+            "metrics_peers": ",".join(peers),
         }
         return {**self._environ, **{f"{PREFIX}{name.upper()}": ours[name] for name in ours}}
 
@@ -371,8 +394,15 @@ class _Up:
         new.unlink(missing_ok=True)
         descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            json.dump({**self._known._asdict(), "pids": pids}, file, indent=2)
+            run = {**self._known._asdict(), "pids": pids, "metrics": self._metrics_addresses()}
+            json.dump(run, file, indent=2)
         new.replace(path)
+
+
+def _projections() -> tuple[str, ...]:
+    """Imported when needed: the data directory is looked at first."""
+    names: tuple[str, ...] = importlib.import_module("projections").NAMES
+    return names
 
 
 def _absolute(path: Path) -> Path:

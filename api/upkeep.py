@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -16,11 +17,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from api.daemons import keyring
-from infra import database, event_log, history, replay, skips, verify
+from api.daemons import keyring, scraped
+from infra import database, event_log, history, metrics, replay, skips, verify
 from infra.bus import Bus
 from infra.database import Connection
 from infra.errors import Unavailable
+from infra.metrics import ReplayMetrics
 from infra.relay import payload
 from infra.settings import Settings
 from infra.skips import Skip
@@ -55,24 +57,42 @@ def progress_bar() -> Progress:
 
 
 class Bar:
-    """One line of the progress bar, fed with positions."""
+    """One line of the progress bar, fed with positions; and the same in the metrics."""
 
-    def __init__(self, progress: Progress, name: str) -> None:
+    def __init__(
+        self, progress: Progress, name: str, reported: ReplayMetrics | None = None
+    ) -> None:
         self._progress = progress
+        self._name = name
+        self._reported = reported or ReplayMetrics()
         self._task: TaskID = progress.add_task(name, total=None, rate="")
 
     def __call__(self, position: int, up_to: int) -> None:
         task = self._progress.tasks[self._task]
         rate = f"{task.speed:,.0f}" if task.speed else ""
         self._progress.update(self._task, completed=position, total=up_to, rate=rate)
+        self._reported.reached(self._name, position, up_to)
+
+
+@asynccontextmanager
+async def reporting(settings: Settings) -> AsyncIterator[ReplayMetrics]:
+    """Served for as long as it takes, where MESSENGER_METRICS_ADDRESS says so and is free: a daemon
+    started with the same settings may be there, which is no reason not to do the work."""
+    registry = metrics.registry()
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(scraped(settings, registry))
+        except Unavailable as error:
+            print(f"metrics are not served: {error}", file=sys.stderr)
+        yield ReplayMetrics(registry)
 
 
 async def run_replay(settings: Settings, projections: Sequence[Projection]) -> None:
     url = settings.database_url
-    async with keyring(settings) as keys:
+    async with reporting(settings) as reported, keyring(settings) as keys:
         with progress_bar() as progress:
             for projection in projections:
-                bar = Bar(progress, projection.name)
+                bar = Bar(progress, projection.name, reported)
                 swap = await replay.replay(projection, url=url, keyring=keys, progress=bar)
                 print(
                     f"{projection.name}: rebuilt up to {swap.position}, "
@@ -86,7 +106,7 @@ async def run_replay_until(
 ) -> None:
     async with await database.connect(settings.database_url, name="replay") as connection:
         position = await _position(connection, until)
-    async with keyring(settings) as keys:
+    async with reporting(settings) as reported, keyring(settings) as keys:
         with progress_bar() as progress:
             for projection in projections:
                 past = await replay.as_of(
@@ -95,7 +115,7 @@ async def run_replay_until(
                     keyring=keys,
                     until=position,
                     schema=schema,
-                    progress=Bar(progress, projection.name),
+                    progress=Bar(progress, projection.name, reported),
                 )
                 print(f"{projection.name}: as of {position} in schema {schema}")
                 _show_skips(past.skipped)
@@ -111,10 +131,10 @@ async def run_verify(settings: Settings, projections: Sequence[Projection]) -> i
     """The exit code: 1 if any row differs."""
     differing = 0
     url = settings.database_url
-    async with keyring(settings) as keys:
+    async with reporting(settings) as reported, keyring(settings) as keys:
         with progress_bar() as progress:
             for projection in projections:
-                bar = Bar(progress, projection.name)
+                bar = Bar(progress, projection.name, reported)
                 verdict = await verify.verify(projection, url=url, keyring=keys, progress=bar)
                 differing += verdict.differing
                 _show_verdict(verdict)

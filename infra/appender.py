@@ -13,7 +13,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Self
+from time import perf_counter
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import msgspec
 import psycopg
@@ -22,6 +23,7 @@ from domain.ids import StreamId
 from infra import database
 from infra.database import Connection, first_line
 from infra.errors import Unavailable
+from infra.metrics import AppendMetrics
 
 MAX_BATCH_COMMANDS = 512
 MAX_BATCH_BYTES = 4_000_000
@@ -109,6 +111,7 @@ class _Pending(NamedTuple):
     append: Append
     size_bytes: int
     outcome: asyncio.Future[Outcome]
+    came_at: float
 
 
 class _Session(NamedTuple):
@@ -123,11 +126,20 @@ class Appender:
     """`async with` runs it. `on_commit` is told the log's new head after each batch."""
 
     def __init__(
-        self, url: str, *, queue_limit: int, on_commit: Callable[[int], None] = lambda _: None
+        self,
+        url: str,
+        *,
+        queue_limit: int,
+        on_commit: Callable[[int], None] = lambda _: None,
+        metrics: AppendMetrics | None = None,
     ) -> None:
         self._url = url
         self._queue_limit = queue_limit
         self._on_commit = on_commit
+        self._metrics = metrics or AppendMetrics()
+        self._verdicts = {
+            verdict: self._metrics.verdicts.labels(verdict) for verdict in get_args(Verdict)
+        }
         self._queue: deque[_Pending] = deque()
         self._wake = asyncio.Event()
         self._connection: Connection | None = None
@@ -158,7 +170,7 @@ class Appender:
         if len(self._queue) >= self._queue_limit:
             raise Unavailable("too many commands wait to be written")
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Pending(append, append.bytes(), outcome))
+        self._queue.append(_Pending(append, append.bytes(), outcome, perf_counter()))
         self._wake.set()
         return await outcome
 
@@ -202,6 +214,7 @@ class Appender:
                     await self._call(connection, batch)
                 return
             except (psycopg.OperationalError, psycopg.InterfaceError, Unavailable) as error:
+                self._metrics.interruptions.inc()
                 if self._connection is not None and self._connection.closed:
                     self._connection = None
                 if pause is None:
@@ -216,15 +229,32 @@ class Appender:
         if self._session is None:
             row: Any = await (await connection.execute(SESSION)).fetchone()
             self._session = _Session(connection, *row)
+        began = perf_counter()
         cursor = await connection.execute(APPEND, _arguments([item.append for item in batch]))
         rows = await cursor.fetchall()
+        self._count(batch, rows, began)
         head = 0
         for pending, row in zip(batch, rows, strict=True):
             head = max(head, row[1])
             self._resolve(pending, Outcome(*row))
+        self._on_commit(head)
+
+    def _count(self, batch: list[_Pending], rows: list[Any], began: float) -> None:
+        metrics = self._metrics
         self.batches += 1
         self.commands += len(batch)
-        self._on_commit(head)
+        metrics.batch_commands.observe(len(batch))
+        metrics.wait_seconds.observe(began - batch[0].came_at)
+        metrics.commit_seconds.observe(perf_counter() - began)
+        events, verdicts = 0, dict.fromkeys(self._verdicts, 0)
+        for pending, row in zip(batch, rows, strict=True):
+            verdicts[row[0]] += 1
+            if row[0] == "appended":
+                events += len(pending.append.events)
+        metrics.events.inc(events)
+        for verdict, count in verdicts.items():
+            if count:
+                self._verdicts[verdict].inc(count)
 
     async def _settle_unknown(
         self, connection: Connection, batch: list[_Pending]

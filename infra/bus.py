@@ -24,6 +24,7 @@ from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
 from infra.errors import Unavailable
+from infra.metrics import BusMetrics
 from infra.settings import Settings
 
 HEAD = "messenger.head"
@@ -112,22 +113,26 @@ OPEN = Access()
 class Bus:
     """`async with Bus(url, name=…)`; `listen` before or after it is connected."""
 
-    def __init__(self, url: str, *, name: str, access: Access = OPEN) -> None:
+    def __init__(
+        self, url: str, *, name: str, access: Access = OPEN, metrics: BusMetrics | None = None
+    ) -> None:
         self._urls = url.split(",")
         self._tls = access.context(self._urls)
         self._name = name
         self._client: Client | None = None
         self._callbacks: list[tuple[str, Callback]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._metrics = metrics or BusMetrics()
+        self._metrics.up.set_function(lambda: self.connected)
 
     @classmethod
-    def of(cls, settings: Settings, *, name: str) -> Self:
+    def of(cls, settings: Settings, *, name: str, metrics: BusMetrics | None = None) -> Self:
         access = Access(
             ca=settings.nats_ca,
             certificate=settings.nats_certificate,
             key=settings.nats_key,
         )
-        return cls(settings.nats_url, name=name, access=access)
+        return cls(settings.nats_url, name=name, access=access, metrics=metrics)
 
     async def __aenter__(self) -> Self:
         self._connecting = asyncio.create_task(self._connect(), name="bus")
@@ -163,6 +168,8 @@ class Bus:
             task = asyncio.create_task(self._publish(subject, payload))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        else:
+            self._metrics.lost_hints.inc()
 
     async def listen(self, subject: str, callback: Callback) -> None:
         """Calls back for each hint, over reconnects too."""
@@ -226,7 +233,10 @@ class Bus:
         try:
             await self.client.publish(subject, payload)
         except (*BUS_ERRORS, Unavailable):
-            pass
+            self._metrics.lost_hints.inc()
+
+    async def _reconnected(self) -> None:
+        self._metrics.reconnects.inc()
 
     async def _connect(self) -> None:
         while self._client is None:
@@ -240,6 +250,7 @@ class Bus:
                     max_reconnect_attempts=-1,
                     allow_reconnect=True,
                     error_cb=_ignore,
+                    reconnected_cb=self._reconnected,
                     pending_size=PENDING_BYTES,
                     tls=self._tls,
                 )

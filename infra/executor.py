@@ -49,6 +49,7 @@ from infra.errors import Unavailable
 from infra.keyring import Blinding, KeyId, Keyring, Secret
 from infra.lanes import Lane
 from infra.passwords import Passwords
+from infra.tracing import Tracer
 
 MAX_CACHED_STREAMS = 50_000
 MAX_ATTEMPTS = 64
@@ -104,7 +105,9 @@ class Executor:
         keyring: Keyring,
         secret: Secret,
         passwords: Passwords,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._pool = pool
         self._appender = appender
         self._keyring = keyring
@@ -117,6 +120,22 @@ class Executor:
 
     async def execute(self, request: Request) -> Done:
         """Raises Refusal, or Unavailable if the log can't be reached."""
+        if self._tracer is None:
+            return await self._execute(request)
+        name = BY_TYPE[type(request.command)].name
+        attributes = {"messenger.request_id": request.request_id or ""}
+        with self._tracer.span(f"command {name}", attributes) as span:
+            try:
+                done = await self._execute(request)
+            except Exception as error:
+                span.set_attribute(
+                    "messenger.refused", getattr(error, "code", type(error).__name__)
+                )
+                raise
+            span.set_attribute("messenger.position", done.position)
+            return done
+
+    async def _execute(self, request: Request) -> Done:
         try:
             return await _Attempt(self, request).run()
         except DOWN as error:
@@ -295,7 +314,17 @@ class Executor:
         await self._keyring.create(user_ids)
 
     async def append(self, append: Append) -> Outcome:
-        return await self._appender.append(append)
+        if self._tracer is None:
+            return await self._appender.append(append)
+        with self._tracer.span("append", {"messenger.events": len(append.events)}) as span:
+            outcome = await self._appender.append(append)
+            span.set_attribute("messenger.verdict", outcome.verdict)
+            return outcome
+
+    def origin(self) -> dict[str, str]:
+        """What of the events' metadata is of the trace that they belong to, if there is one."""
+        trace = self._tracer.current() if self._tracer is not None else None
+        return {} if trace is None else {"trace": trace}
 
     async def known_key(self, key: KeyRow) -> event_log.KnownKey | None:
         async with self._pool.connection() as connection:
@@ -494,6 +523,7 @@ class _Attempt:
                 "command_id": command_id,
                 "correlation_id": self._request.request_id or command_id,
                 "causation_id": command_id,
+                **self._executor.origin(),
             }
         )
         return self._metadata

@@ -51,6 +51,10 @@ class Follower:
     def follows(self) -> bool:
         return self._subscription is not None
 
+    @property
+    def buffered(self) -> int:
+        return len(self._buffer)
+
     async def start(self, stream: str, *, after: int) -> int:
         """Where the copy ended as it began to follow; 0 if it follows there already, or if
         JetStream can't be reached."""

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import date
 from time import monotonic
+from typing import Any
 
 import psycopg
 
@@ -17,6 +18,7 @@ from infra.archive import TABLE
 from infra.database import DOWN, Pool, first_line
 from infra.errors import MessengerError
 from infra.logs import Logger
+from infra.metrics import UpkeepMetrics
 
 PAUSE_SECONDS = 60.0
 ROUND_SECONDS = 20.0
@@ -47,6 +49,17 @@ FORGET_EXPIRED_SESSIONS = """
     )
 """
 
+MEASURES = """
+    SELECT
+        (
+            SELECT count(*)
+            FROM pg_class AS c
+            JOIN pg_inherits AS i ON i.inhrelid = c.oid
+            WHERE c.relname = ANY (%s) AND pg_table_is_visible(c.oid)
+        ) AS partitions_ahead,
+        pg_database_size(current_database()) AS database_bytes
+"""
+
 
 class Housekeeping:
     """`archive_tablespace`: where months of messages go that ended `archive_months` ago; None
@@ -60,7 +73,9 @@ class Housekeeping:
         archive_tablespace: str | None,
         archive_months: int,
         today: Callable[[], date] = lambda: clock.now().date(),
+        metrics: UpkeepMetrics | None = None,
     ) -> None:
+        self._metrics = metrics or UpkeepMetrics()
         self._pool = pool
         self._logger = logger
         self._tablespace = archive_tablespace
@@ -72,7 +87,9 @@ class Housekeeping:
         while True:
             try:
                 await self.once()
+                self._metrics.round_at.set_to_current_time()
             except (MessengerError, psycopg.Error, *DOWN) as error:
+                self._metrics.failures.labels("rounds").inc()
                 self._logger.warning("not_kept", reason=first_line(error))
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -82,6 +99,7 @@ class Housekeeping:
             self._make_partitions,
             self._forget_sessions,
             self._archive_months_due,
+            self._measure,
         )
         deadline, failed = monotonic() + seconds, None
         for work in works:
@@ -98,6 +116,17 @@ class Housekeeping:
             for month in months:
                 async with connection.transaction():
                     await partitions.Known().ensure(connection, TABLE, [month])
+
+    async def _measure(self, _: float) -> None:
+        names = [
+            partitions.partition_name(TABLE, partitions.following(self._month(), count))
+            for count in range(1, MONTHS_AHEAD + 1)
+        ]
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(MEASURES, (names,))
+            row: Any = await cursor.fetchone()
+        self._metrics.partitions_ahead.set(row[0])
+        self._metrics.database_bytes.set(row[1])
 
     async def _forget_sessions(self, deadline: float) -> None:
         arguments = {"kept": SESSION_KEPT_SECONDS, "limit": SESSIONS_AT_ONCE}

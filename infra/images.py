@@ -33,6 +33,7 @@ from infra.errors import (
     Unavailable,
 )
 from infra.image_jobs import Answer, Done, Failed, Job, Limits, Refused
+from infra.metrics import ImageMetrics
 
 MAX_WAITING = 32
 WAIT_SECONDS = 30.0
@@ -72,10 +73,16 @@ class Images:
     """A pool of workers; for use as a context manager."""
 
     def __init__(
-        self, *, workers: int, max_waiting: int = MAX_WAITING, limits: Limits | None = None
+        self,
+        *,
+        workers: int,
+        max_waiting: int = MAX_WAITING,
+        limits: Limits | None = None,
+        metrics: ImageMetrics | None = None,
     ) -> None:
+        self._metrics = metrics or ImageMetrics()
         self._turns = asyncio.Semaphore(workers)
-        self._places = workers + max_waiting
+        self._places = self.limit = workers + max_waiting
         self._limits = limits or Limits()
         self._idle: list[_Worker] = []
 
@@ -87,9 +94,26 @@ class Images:
         while self._idle:
             await self._idle.pop().kill()
 
+    @property
+    def under_way(self) -> int:
+        return self.limit - self._places
+
     async def render(self, source: Path, directory: Path, sizes: Sequence[Size]) -> Image:
         """Writes DIRECTORY/SIZE.EXTENSION; both paths are absolute. Raises ImageRefused, or
         Unavailable."""
+        outcome = "interrupted"
+        try:
+            with self._metrics.seconds.time():
+                image = await self._render(source, directory, sizes)
+            outcome = "done"
+        except MessengerError as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            self._metrics.outcomes.labels(outcome).inc()
+        return image
+
+    async def _render(self, source: Path, directory: Path, sizes: Sequence[Size]) -> Image:
         job = Job(source=str(source), directory=str(directory), sizes=tuple(sizes))
         async with self._turn():
             with suppress(_Ended):
@@ -115,6 +139,8 @@ class Images:
 
     async def _answer(self, job: Job, idle: "_Worker | None") -> Answer:
         """A worker that did not answer, for whatever reason, is not used again."""
+        if idle is None:
+            self._metrics.workers_started.inc()
         worker = idle or await _Worker.start(self._limits)
         try:
             answer = await worker.do(job)

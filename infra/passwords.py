@@ -28,6 +28,10 @@ class Passwords:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bcrypt")
         self._waiting = 0
 
+    @property
+    def waiting(self) -> int:
+        return self._waiting
+
     async def hash(self, password: str) -> str:
         salt = bcrypt.gensalt(self._rounds)
         return (await self._run(partial(bcrypt.hashpw, password.encode(), salt))).decode()

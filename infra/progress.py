@@ -45,6 +45,14 @@ PROJECTIONS = """
     ORDER BY p.ordinal
 """
 
+WAITS = """
+    SELECT greatest(0, extract(epoch FROM clock_timestamp()) - ('x' || left(
+        replace(event_id::text, '-', ''), 12
+    ))::bit(48)::bigint / 1000.0)::float8
+    FROM event_log
+    WHERE position = %s
+"""
+
 State = Literal["live", "behind", "failed", "rebuilding"]
 
 
@@ -79,3 +87,9 @@ async def of(connection: Connection, names: Sequence[str]) -> list[Progress]:
     """In the order of the names."""
     cursor = await connection.execute(PROJECTIONS, (list(names),))
     return [Progress(*row) for row in await cursor.fetchall()]
+
+
+async def waits_seconds(connection: Connection, position: int) -> float:
+    """How long the event there has been in the log; 0 if there is none."""
+    row = await (await connection.execute(WAITS, (position,))).fetchone()
+    return float(row[0]) if row else 0.0

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
@@ -29,6 +29,8 @@ from infra.errors import MessengerError, Stopped, Unavailable
 from infra.follower import Follower
 from infra.keyring import Keyring
 from infra.logs import Logger
+from infra.metrics import ProjectorMetrics
+from infra.tracing import MAX_FOLLOWED, Tracer
 from projections.projection import MonthlyPartitions, Projection, Statement, Step
 
 MIN_BATCH_EVENTS = 100
@@ -43,6 +45,9 @@ BUSY_EVENTS = 8
 QUIET_ROUNDS = 8
 RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 FENCED_SECONDS = 0.25
+# Where events were read.
+LOG = "log"
+JETSTREAM = "jetstream"
 STATEMENT_TIMEOUT_MS = 120_000
 
 CHECKPOINT = """
@@ -92,8 +97,24 @@ FORGET_FAILURE = """
     WHERE projection = %s AND position <= %s
 """
 
-TYPE_AT = """
-    SELECT type
+# Which requests they came from.
+ORIGINS = """
+    SELECT position, type, metadata ->> 'correlation_id', metadata ->> 'command_id'
+    FROM public.event_log
+    WHERE position > %s AND position <= %s AND type = ANY (%s)
+    ORDER BY position
+"""
+
+TRACES = """
+    SELECT metadata ->> 'trace'
+    FROM public.event_log
+    WHERE position > %s AND position <= %s AND type = ANY (%s) AND metadata ->> 'trace' IS NOT NULL
+    ORDER BY position
+    LIMIT %s
+"""
+
+ORIGIN = """
+    SELECT position, type, metadata ->> 'correlation_id', metadata ->> 'command_id'
     FROM public.event_log
     WHERE position = %s
 """
@@ -103,13 +124,23 @@ class Fenced(MessengerError):
     """The checkpoint is not where this daemon left it: another one moved it."""
 
 
+class Origin(NamedTuple):
+    """An event's, as its metadata has it."""
+
+    position: int
+    type: str
+    request_id: str | None
+    command_id: str | None
+
+
 class Poisoned(MessengerError):
     """An event can't be read, opened or applied."""
 
-    def __init__(self, position: int, type_name: str, reason: str) -> None:
-        super().__init__(f"event {position} ({type_name}): {reason}")
-        self.position = position
-        self.type = type_name
+    def __init__(self, origin: Origin, reason: str) -> None:
+        super().__init__(f"event {origin.position} ({origin.type}): {reason}")
+        self.origin = origin
+        self.position = origin.position
+        self.type = origin.type
         self.reason = reason
 
 
@@ -161,9 +192,9 @@ class Reader:
         await self.open(left)
         return left
 
-    async def type_at(self, position: int) -> str:
-        row = await (await self.connection.execute(TYPE_AT, (position,))).fetchone()
-        return str(row[0]) if row else "missing"
+    async def origin(self, position: int) -> Origin:
+        row = await (await self.connection.execute(ORIGIN, (position,))).fetchone()
+        return Origin(*row) if row else Origin(position, "missing", None, None)
 
     async def open(self, events: list[Recorded]) -> None:
         to_open = [event for _, _, event in events if type(event) in self._opens]
@@ -225,8 +256,7 @@ async def one_by_one(reader: Reader, writer: Writer, *, after: int, up_to: int) 
         except NOT_THE_EVENT:
             raise
         except Exception as error:
-            type_name = await reader.type_at(position)
-            raise Poisoned(position, type_name, first_line(error)) from error
+            raise Poisoned(await reader.origin(position), first_line(error)) from error
 
 
 class Pace:
@@ -254,8 +284,12 @@ class Projector:
         keyring: Keyring,
         bus: Bus,
         logger: Logger,
+        metrics: ProjectorMetrics | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._projection = projection
+        self._metrics = metrics or ProjectorMetrics()
         self._url = database_url
         self._keyring = keyring
         self._bus = bus
@@ -263,6 +297,10 @@ class Projector:
         self._pace = Pace()
         self._may_have_failed = True  # an earlier process may have left a record of it
         self.position = 0
+        name = projection.name
+        self._batch_events = self._metrics.batch_events.labels(name)
+        self._commit_seconds = self._metrics.commit_seconds.labels(name)
+        self._metrics.position.labels(name).set_function(lambda: self.position)
 
     async def run(self) -> None:
         failures = began = 0
@@ -278,12 +316,17 @@ class Projector:
                 raise
             except Fenced as fenced:
                 # The other one goes on meanwhile; nothing is gained by racing it.
+                self._interrupted("fenced")
                 self._logger.info("projector_fenced", reason=str(fenced))
                 await asyncio.sleep(FENCED_SECONDS)
             except (MessengerError, psycopg.Error, *DOWN) as error:
+                self._interrupted("poisoned" if isinstance(error, Poisoned) else "interrupted")
                 self._logger.warning("projector_interrupted", reason=first_line(error))
                 failures = 0 if self.position > began else failures + 1
                 await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+
+    def _interrupted(self, reason: str) -> None:
+        self._metrics.interruptions.labels(self._projection.name, reason).inc()
 
     @asynccontextmanager
     async def _connections(self) -> AsyncIterator[tuple[Reader, Writer]]:
@@ -320,6 +363,8 @@ class Projector:
 
     async def _keep_up(self, reader: Reader, writer: Writer) -> None:
         async with Follower(self._bus, reader.types) as follower:
+            name = self._projection.name
+            self._metrics.buffered.labels(name).set_function(lambda: follower.buffered)
             while True:
                 head = await self._poll(reader, writer)
                 stream = buses.stream_name(head.epoch)
@@ -367,7 +412,7 @@ class Projector:
             while self.position < head:
                 events = await (ahead or self._read(reader, self.position, head))
                 ahead = self._read(reader, events[-1].position, head)
-                await self._apply(writer, events)
+                await self._apply(writer, events, LOG)
         finally:
             if ahead is not None:
                 ahead.cancel()
@@ -383,7 +428,8 @@ class Projector:
             after=self.position, most=self._pace.events, timeout_seconds=POLL_SECONDS
         ):
             began = monotonic()
-            await self._apply(writer, await reader.received(events, after=self.position))
+            events = await reader.received(events, after=self.position)
+            await self._apply(writer, events, JETSTREAM)
             if len(events) >= BUSY_EVENTS:
                 await follower.stop()
                 return
@@ -392,23 +438,50 @@ class Projector:
     async def _pace_commits(self, began: float) -> None:
         await asyncio.sleep(max(0.0, COMMIT_INTERVAL_SECONDS - (monotonic() - began)))
 
-    async def _apply(self, writer: Writer, events: list[Recorded]) -> None:
+    async def _apply(self, writer: Writer, events: list[Recorded], source: str) -> None:
         if not events:
             return
         began = monotonic()
         self.position = await writer.apply(events, after=self.position)
-        self._pace.took(len(events), monotonic() - began)
+        seconds = monotonic() - began
+        self._count(len(events), seconds, source)
         self._bus.hint(f"{buses.PROJECTED}.{self._projection.name}", b"%d" % self.position)
         if self._may_have_failed:
             name = self._projection.name
             await writer.connection.execute(FORGET_FAILURE, (name, self.position))
             self._may_have_failed = False
+        if self._tracer is not None or self._logger.is_debug:
+            await self._tell(writer.connection, events, seconds)
+
+    async def _tell(self, connection: Connection, events: list[Recorded], seconds: float) -> None:
+        """Of each event; what it came from is read for that alone."""
+        types = [event.type for event in self._projection.handles]
+        bounds = (events[0].position - 1, events[-1].position, types)
+        if self._logger.is_debug:
+            for row in await (await connection.execute(ORIGINS, bounds)).fetchall():
+                self._logger.debug("event_applied", **Origin(*row)._asdict())
+        if self._tracer is not None:
+            cursor = await connection.execute(TRACES, (*bounds, MAX_FOLLOWED))
+            self._tracer.follow(
+                f"project {self._projection.name}",
+                [row[0] for row in await cursor.fetchall()],
+                seconds=seconds,
+                attributes={
+                    "messenger.last_position": self.position,
+                    "messenger.events": len(events),
+                },
+            )
+
+    def _count(self, events: int, seconds: float, source: str) -> None:
+        self._pace.took(events, seconds)
+        self._batch_events.observe(events)
+        self._commit_seconds.observe(seconds)
+        self._metrics.events.labels(self._projection.name, source).inc(events)
 
     async def _record(self, connection: Connection, poisoned: Poisoned) -> None:
         self._logger.error(
             "event_not_applied",
-            position=poisoned.position,
-            type=poisoned.type,
+            **poisoned.origin._asdict(),
             reason=poisoned.reason,
         )
         self._may_have_failed = True

@@ -26,6 +26,8 @@ from infra.bus import BUS_ERRORS, Bus, Envelope, Extent, epoch_of, stream_name
 from infra.database import DOWN, Connection, first_line
 from infra.errors import LogError, MessengerError, Stopped, Unavailable
 from infra.logs import Logger
+from infra.metrics import RelayMetrics
+from infra.tracing import MAX_FOLLOWED, Tracer
 
 WINDOW_EVENTS = 1_000
 # Under load windows grow instead of following each other without a pause.
@@ -60,8 +62,18 @@ def subject(stream: str, type_name: str) -> str:
 class Relay:
     """`run` never returns; it raises Stopped when an operator has to act."""
 
-    def __init__(self, database_url: str, bus: Bus, logger: Logger) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        bus: Bus,
+        logger: Logger,
+        metrics: RelayMetrics | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._url = database_url
+        self._tracer = tracer
+        self._metrics = metrics or RelayMetrics()
+        self._metrics.sent_position.set_function(lambda: self.position)
         self._bus = bus
         self._logger = logger
         self._wake = asyncio.Event()
@@ -77,10 +89,12 @@ class Relay:
                 ) as connection:
                     await self._lead(connection)
                     failures = 0
-                    await self._follow(connection)
+                    with self._metrics.leads.track_inprogress():
+                        await self._follow(connection)
             except Stopped:
                 raise
             except (MessengerError, *BUS_ERRORS, *DOWN) as error:
+                self._metrics.interruptions.inc()
                 self._logger.warning("relay_interrupted", reason=first_line(error))
                 await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
                 failures += 1
@@ -98,7 +112,7 @@ class Relay:
     async def _follow(self, connection: Connection) -> None:
         head = await event_log.head(connection)
         stream = stream_name(head.epoch)
-        last = await self._meet(connection, stream, head)
+        self.position = last = await self._meet(connection, stream, head)
         self._logger.info("relay_leads", stream=stream, sequence=last, head=head.position)
         poll_seconds, looked = MIN_POLL_SECONDS, monotonic()
         while True:
@@ -157,10 +171,12 @@ class Relay:
             await self._bus.delete_stream(str(taken_by))
         first = max(1, head.position - buses.RETAINED_EVENTS + 1)
         await self._bus.create_stream(stream, first_sequence=first)
+        self._metrics.copies_begun.inc()
         return first - 1
 
     async def _send_window(self, connection: Connection, epoch: int, last: int) -> int:
         """The sequence at which the copy then ends."""
+        began = monotonic()
         rows = await (await connection.execute(WINDOW, (last, epoch, WINDOW_EVENTS))).fetchall()
         if not rows:
             return last
@@ -179,8 +195,36 @@ class Relay:
             timeout=buses.REQUEST_TIMEOUT_SECONDS,
         )
         _check_acknowledged(reply.data, stream_name(epoch), final[0])
+        self._count(rows, monotonic() - began)
         position: int = final[0]
         return position
+
+    def _count(self, rows: list[Any], seconds: float) -> None:
+        self._logger.debug("relayed", first=rows[0][0], last=rows[-1][0])
+        self._metrics.window_events.observe(len(rows))
+        self._metrics.window_seconds.observe(seconds)
+        if self._tracer is not None:
+            self._tracer.follow(
+                "relay",
+                [trace for row in rows if (trace := _trace_of(row[7]))][:MAX_FOLLOWED],
+                seconds=seconds,
+                attributes={"messenger.last_position": rows[-1][0], "messenger.events": len(rows)},
+            )
+
+
+def _trace_of(metadata: str) -> str | None:
+    """To which trace an event belongs. Metadata of imported events may be anything."""
+    try:
+        return _traced.decode(metadata).trace
+    except msgspec.MsgspecError:
+        return None
+
+
+class _Traced(msgspec.Struct):
+    trace: str | None = None
+
+
+_traced = msgspec.json.Decoder(_Traced)
 
 
 def _expected(sequence: int) -> dict[str, str]:

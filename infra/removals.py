@@ -28,6 +28,7 @@ from infra.errors import MessengerError
 from infra.executor import Executor, Request
 from infra.keyring import Keyring
 from infra.logs import Logger
+from infra.metrics import UpkeepMetrics
 from infra.objects import Objects
 
 POLL_SECONDS = 0.5
@@ -146,7 +147,9 @@ class Removals:
         *,
         unsent_seconds: float,
         unfinished_seconds: float = UNFINISHED_SECONDS,
+        metrics: UpkeepMetrics | None = None,
     ) -> None:
+        self._metrics = metrics or UpkeepMetrics()
         self._pool = pool
         self._executor = executor
         self._keyring = keyring
@@ -166,6 +169,7 @@ class Removals:
                     swept_at = time.monotonic()
                 pause_seconds = POLL_SECONDS
             except (MessengerError, psycopg.Error, *DOWN) as error:
+                self._metrics.failures.labels("objects").inc()
                 self._logger.warning("objects_not_removed", reason=first_line(error))
                 pause_seconds = min(2 * pause_seconds, BACKOFF_SECONDS_MAX)
             await asyncio.sleep(pause_seconds)
@@ -184,11 +188,20 @@ class Removals:
         async with self._pool.connection() as connection:
             head = (await event_log.head(connection)).position
         after = await self._position(REMOVED)
+        self._count(after, head)
         while after < head:
             up_to = min(head, after + POSITIONS_AT_ONCE)
-            await self._remove(await self._endings(after, up_to))
+            endings = await self._endings(after, up_to)
+            self._metrics.removals_outstanding.set(len(endings))
+            await self._remove(endings)
             after = up_to
             await self._move(REMOVED, after)
+            self._metrics.removals_outstanding.set(0)
+            self._count(after, head)
+
+    def _count(self, after: int, head: int) -> None:
+        self._metrics.removals_position.set(after)
+        self._metrics.removals_lag_events.set(head - after)
 
     async def _endings(self, after: int, up_to: int) -> list[_Ending]:
         arguments = {"after": after, "up_to": up_to, "types": [event.type for event in HANDLED]}

@@ -124,6 +124,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream_catch_up_events: int
     stream_sockets: int
     stream_sockets_of_user: int
+    metrics_address: str | None
+    metrics_peers: str | None
+    otlp_endpoint: str | None
+    trace_share: float
     log_level: str
 
 
@@ -410,6 +414,26 @@ def _networks(text: str) -> str:
     return ",".join(str(ip_network(part.strip())) for part in text.split(","))
 
 
+def _metrics_address(text: str) -> str:
+    kind, _, number = text.rpartition(":")
+    if not kind or not number.isascii() or not number.isdigit() or int(number) > 65_535:
+        raise ValueError
+    return text
+
+
+def _metrics_peers(text: str) -> str:
+    names = []
+    for one in text.split(","):
+        name, _, address = one.partition("=")
+        if not name.isascii() or not name.replace("-", "").isalnum():
+            raise ValueError
+        _metrics_address(address)
+        names.append(name)
+    if len(set(names)) < len(names):
+        raise ValueError
+    return text
+
+
 def _file(text: str) -> Path:
     path = Path(text)
     try:
@@ -599,6 +623,25 @@ SETTINGS: tuple[Setting, ...] = (
         "open streams of one user and process",
         "connections",
     ),
+    Setting(
+        "metrics_address",
+        Kind("HOST:PORT, or fd:NUMBER of a listening socket", _metrics_address),
+        None,
+        "where this process serves its own metrics, besides what the API serves; unset, nowhere",
+    ),
+    Setting(
+        "metrics_peers",
+        Kind("NAME=HOST:PORT, several with commas", _metrics_peers),
+        None,
+        "whose metrics the API answers together; unset, those of the process that answers",
+    ),
+    Setting(
+        "otlp_endpoint",
+        _url("http", "https"),
+        None,
+        "where traces are sent to, by OTLP over HTTP; unset, there are none",
+    ),
+    Setting("trace_share", _number(0, 1), "1", "which share of requests is traced"),
     Setting("log_level", _one_of("debug", "info", "warning", "error"), "info", "what is logged"),
 )
 

@@ -32,6 +32,7 @@ FILES = [
     "pyproject.toml",
     "requirements.txt",
     "requirements-test.txt",
+    "requirements-tracing.txt",
 ]
 
 MEDIAN_LINES = 6

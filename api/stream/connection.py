@@ -8,7 +8,6 @@ operation, or at the wrong time, is closed.
 
 import asyncio
 import time
-import traceback
 from collections import deque
 from typing import Any
 
@@ -39,6 +38,7 @@ from infra import clock
 from infra.database import DOWN
 from infra.errors import MessengerError
 from infra.lanes import Lane
+from infra.logs import traceback_of
 from infra.tokens import Caller
 
 AUTHENTICATE_SECONDS = 5.0
@@ -69,6 +69,7 @@ class Connection:
 
     def __init__(self, services: Services, socket: Socket, scope: Any) -> None:
         self._services = services
+        self._metrics = services.parts.metrics.stream
         self._socket = socket
         self._scope = scope
         self._caller: Caller | None = None
@@ -209,8 +210,7 @@ class Connection:
             self._services.pending.received(self.user_id, up_to)
 
     def _log(self, name: str, error: Exception) -> None:
-        said = "".join(traceback.format_exception(error))
-        self._services.parts.logger.error(name, traceback=said)
+        self._services.parts.logger.error(name, traceback=traceback_of(error))
 
     # ------------------------------------------------------------------ authentication
 
@@ -293,7 +293,7 @@ class Connection:
             self._services.starts.release()
 
     async def _resume(self, start: Start) -> None:
-        gateway = self._services.gateway
+        began, gateway = time.monotonic(), self._services.gateway
         after = await self._served_from(start)
         generation = gateway.generation
         found = await gateway.enter(self.user_id, since=after)
@@ -313,6 +313,7 @@ class Connection:
         finally:
             gateway.exit(self.user_id)
         self._write(frames.encode(self._ready(position, resumed=after is not None)))
+        self._metrics.starts.labels("fresh" if after is None else "resumed").inc()
         if after is not None:
             # Subscribing takes its time: what the user joined meanwhile is missed as well.
             found.spans.add(
@@ -323,6 +324,7 @@ class Connection:
             missed = Missed(self.user_id, found.spans, after, position)
             async for page in self._services.catch_up.frames(missed):
                 await self._write_page(page)
+            self._metrics.catch_up_seconds.observe(time.monotonic() - began)
         await self._release()
 
     async def _served_from(self, start: Start) -> int | None:
@@ -418,6 +420,7 @@ class Connection:
             return frames.result(run.ref, answer(done))
         except Exception as error:  # noqa: BLE001 - told to the client, as over HTTP
             refusal = problems.refusal_of(error, inbound.request_id, parts.logger)
+            parts.metrics.problem(refusal.code)
             return frames.encode(Refused(ref=run.ref, problem=problems.problem(refusal)))
 
     def _tell_typing(self, chat_id: ChatId) -> None:

@@ -17,6 +17,7 @@ from datetime import datetime
 from time import monotonic
 from typing import NamedTuple, Protocol, TypeVar
 
+from api.metrics import StreamMetrics
 from api.stream import shown
 from api.stream.frames import event_frame, presence_frame
 from api.stream.moves import moves_of
@@ -136,7 +137,9 @@ class Gateway:
         bus: Bus,
         witness: Witness,
         logger: Logger,
+        metrics: StreamMetrics,
     ) -> None:
+        self._metrics = metrics
         self._readings = readings
         self._witness = witness
         self._showing = showing
@@ -290,8 +293,10 @@ class Gateway:
                     await self._send_away()
                     raise
                 except NOT_HALFWAY as error:
+                    self._metrics.interruptions.inc()
                     self._logger.warning("gateway_waits", reason=first_line(error))
                 except Exception as error:  # noqa: BLE001 - whatever it is, nobody gets half of it
+                    self._metrics.interruptions.inc()
                     self._logger.error("gateway_begins_anew", reason=first_line(error))
                     await self._begin_anew()
                 await asyncio.sleep(RETRY_SECONDS)
@@ -344,6 +349,7 @@ class Gateway:
 
     async def _route(self, events: list[Recorded]) -> None:
         """All or nothing: halfway, the rooms would have moved without anybody told."""
+        began = monotonic()
         async with self.turn:
             addressed = [await self._patiently(self._address, one) for one in events]
             heard = [one for one in addressed if one.audience]
@@ -355,6 +361,8 @@ class Gateway:
             for one in heard:
                 self._send(one, around)
             self.position = events[-1].position
+        self._metrics.batch_events.observe(len(events))
+        self._metrics.route_seconds.observe(monotonic() - began)
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
@@ -364,6 +372,7 @@ class Gateway:
             try:
                 return await work(argument)
             except NOT_HALFWAY as error:
+                self._metrics.interruptions.inc()
                 self._logger.warning("gateway_waits", reason=first_line(error))
                 await asyncio.sleep(RETRY_SECONDS)
         raise Halfway("the database does not answer")

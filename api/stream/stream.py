@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -36,7 +35,7 @@ from domain.refusals import Forbidden, Refusal
 from infra import clock
 from infra.errors import Stopped
 from infra.history import Witness
-from infra.logs import Logger
+from infra.logs import Logger, traceback_of
 
 PATH = "/v1/stream"
 MAX_STARTS_AT_ONCE = 8
@@ -69,11 +68,13 @@ class Stream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.WEBSOCKET:
             refusal = Malformed("this is a WebSocket: ask for an upgrade to it")
+            self._services.parts.metrics.problem(refusal.code)
             await problem_reply(refusal)(scope, receive, send)
             return
         await receive()  # websocket.connect
         refused = self._refusal(scope)
         if refused is not None:
+            self._services.parts.metrics.problem(refused.code)
             await problem_reply(refused)(scope, receive, _as_websocket(send))
             return
         socket: Socket = scope["extensions"][SOCKET]  # type: ignore[index,assignment]
@@ -83,8 +84,9 @@ class Stream:
         try:
             await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
             self._authenticate_by_header(scope, connection)
-            while (await receive())["type"] != "websocket.disconnect":
+            while (message := await receive())["type"] != "websocket.disconnect":
                 pass
+            self._services.parts.metrics.stream.end(message["code"])
         finally:
             late.cancel()
             connection.closed()
@@ -156,7 +158,9 @@ async def opened(parts: Parts) -> AsyncIterator[Stream]:
     showing = Showing(readings, Names(parts.executor, parts.keyring), parts.objects, logger)
     pending = Pending()
     witness = Witness(parts.pool, parts.bus)
-    gateway = Gateway(readings, showing, pending, parts.bus, witness, logger)
+    metrics = parts.metrics
+    metrics.show("messenger_stream_sockets_limit", settings.stream_sockets)
+    gateway = Gateway(readings, showing, pending, parts.bus, witness, logger, metrics.stream)
     leases = Leases(parts.pool, parts.executor)
     presence = Presence(leases, gateway_id, logger, grace_seconds=settings.presence_grace_seconds)
     recorder = Recorder(
@@ -218,7 +222,7 @@ async def _kept_up(run: Callable[[], Awaitable[None]], stream: Stream, logger: L
             stream.stop(stop)
             return
         except Exception as error:  # noqa: BLE001
-            logger.error("stream_work_ended", traceback="".join(traceback.format_exception(error)))
+            logger.error("stream_work_ended", traceback=traceback_of(error))
         await asyncio.sleep(RESTART_SECONDS)
 
 

@@ -1,8 +1,11 @@
 """Health, status, metrics, and what is common to all responses."""
 
+import asyncio
+
 import httpx
 
-from infra import skips
+from infra import scraping, skips
+from infra.embedded.process import free_port
 from infra.projector import RECORD_FAILURE
 from projections import NAMES
 from tests.api.served import Api, good, problem, serving
@@ -125,6 +128,32 @@ async def test_metrics_count_requests_by_route_and_commands_by_outcome(api: Api)
         assert line in text
     assert "no-such-path" not in text
     assert ann.user_id not in text
+
+
+async def test_however_many_ask_for_metrics_each_process_is_asked_once(
+    database_url: str, nats_url: str
+) -> None:
+    asked = 0
+
+    async def page() -> bytes:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.3)
+        return (
+            b"# HELP messenger_things Of all\n# TYPE messenger_things gauge\nmessenger_things 7.0\n"
+        )
+
+    address = f"127.0.0.1:{free_port()}"
+    async with (
+        scraping.served(address, page),
+        serving(database_url, nats_url, metrics_peers=f"other={address}") as api,
+    ):
+        pages = await asyncio.gather(*(api.client.get("/metrics") for _ in range(30)))
+        assert {page.status_code for page in pages} == {200}
+        assert all('messenger_things{process="other"} 7.0' in page.text for page in pages)
+        assert asked == 1
+        assert (await api.client.get("/metrics")).text == pages[0].text
+        assert asked == 2
 
 
 async def test_every_response_has_a_request_id(api: Api) -> None:

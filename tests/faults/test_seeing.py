@@ -1,0 +1,494 @@
+"""What an operator sees of a running system: one `messenger up` with two API processes, scraped."""
+
+import json
+import os
+import re
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from domain.message import MessageSent
+from infra import metrics
+from infra.metrics import ReplayMetrics
+from projections import BY_NAME, NAMES
+from tests.faults.test_up import Running, until
+from tests.infra.collector import Collector, Span, collecting
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="looks for processes in /proc"
+)
+
+ROOT = Path(__file__).parents[2]
+PRODUCTION = ROOT / "infra" / "production"
+SCRAPE_TIMEOUT_SECONDS = 20.0
+MESSAGES = 40
+STOPPED = "project-unread"
+
+Labels = frozenset[tuple[str, str]]
+
+
+class Page(NamedTuple):
+    """A scrape: values by metric and labels; and what there is, as queries and people name it."""
+
+    values: dict[str, dict[Labels, float]]
+    names: set[str]
+    listed: set[str]
+
+    def of(self, metric: str, /, **labels: str) -> dict[str, float]:
+        """By process, of the series that have these labels."""
+        wanted, found = frozenset(labels.items()), {}
+        for has, value in self.values[metric].items():
+            if wanted <= has:
+                found[dict(has)["process"]] = found.get(dict(has)["process"], 0) + value
+        return found
+
+
+# What a metric is called in queries, by its type.
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
+
+
+def scrape(url: str) -> Page:
+    return page_of(text(url))
+
+
+def page_of(said: str) -> Page:
+    values: defaultdict[str, dict[Labels, float]] = defaultdict(dict)
+    names: set[str] = set()
+    listed: set[str] = set()
+    for family in text_string_to_metric_families(said):
+        suffixes = SUFFIXES[family.type]
+        assert f"{family.name}{suffixes[0]}" not in names, f"{family.name} is in two pieces"
+        names |= {family.name + suffix for suffix in suffixes}
+        listed.add(family.name + ("_total" if family.type == "counter" else ""))
+        for sample in family.samples:
+            values[sample.name][frozenset(sample.labels.items())] = sample.value
+    return Page(values, names, listed)
+
+
+class System(NamedTuple):
+    """A running one, and somebody in it."""
+
+    up: Running
+    run: Any
+    token: str
+    chat_id: str
+
+    def page(self) -> Page:
+        return scrape(f"{self.run['api_url']}/metrics")
+
+    def send(self, content: str) -> int:
+        sent = post(
+            self.run,
+            "/v1/commands/send-message",
+            {"chat_id": self.chat_id, "content": content},
+            self.token,
+        )
+        return int(sent["position"])
+
+    def settled(self, position: int) -> None:
+        until(lambda: all(at >= position for at in self.positions()))
+
+    def positions(self) -> list[int]:
+        with urllib.request.urlopen(f"{self.run['api_url']}/v1/status", timeout=10) as response:
+            status = json.load(response)
+        relayed = status["relay"]["position"] or 0
+        return [relayed, *(item["position"] for item in status["projections"])]
+
+    def head(self) -> int:
+        with psycopg.connect(self.run["database_url"]) as connection:
+            row = connection.execute("SELECT max(position) FROM event_log").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def post(run: Any, path: str, body: dict[str, Any], token: str = "") -> Any:
+    request = urllib.request.Request(
+        f"{run['api_url']}{path}",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"}
+        | ({"Authorization": f"Bearer {token}"} if token else {}),
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.load(response)
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[System]:
+    directory = tmp_path_factory.mktemp("seen")
+    environ = TESTING | {"OTLP_ENDPOINT": collector.url}
+    up = Running(directory, "--port", "0", "--workers", "2", **environ)
+    try:
+        run = up.until_ready()
+        people = []
+        for name in ("ann", "bob"):
+            account = {"username": name, "password": "correct horse"}
+            people.append(post(run, "/v1/commands/register-user", account)["user_id"])
+        token = post(run, "/v1/sessions", account)["access_token"]
+        group = {"name": "Friends", "member_ids": people[:1]}
+        chat_id = post(run, "/v1/commands/create-group", group, token)["chat_id"]
+        begun = System(up, run, token, chat_id)
+        # Nobody waits for maintain.
+        until(lambda: bool(begun.page().of("messenger_upkeep_round_timestamp_seconds")))
+        yield begun
+    finally:
+        code, errors = up.stopped_by(signal.SIGTERM)
+    assert code == 0, errors
+
+
+TESTING = {"ENV": "test", "BCRYPT_ROUNDS": "4", "LOG_LEVEL": "debug"}
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def processes() -> set[str]:
+    return {"relay", "maintain", "api-1", "api-2", *(f"project-{name}" for name in NAMES)}
+
+
+def test_whichever_api_process_answers_all_processes_are_on_the_page(system: System) -> None:
+    for _ in range(6):
+        page = system.page()
+        assert page.of("messenger_process_up") == dict.fromkeys(processes(), 1)
+        assert set(page.of("process_start_time_seconds")) == processes()
+        assert set(page.of("messenger_bus_up")) == processes()
+
+
+def test_each_process_has_a_page_of_its_own_which_run_json_names(system: System) -> None:
+    assert set(system.run["metrics"]) == processes()
+    for name, address in system.run["metrics"].items():
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
+            text = response.read().decode()
+        assert "process_cpu_seconds_total" in text
+        assert ("messenger_http_request_seconds" in text) == name.startswith("api-")
+        assert ("messenger_projector_position" in text) == name.startswith("project-")
+
+
+def test_the_numbers_are_the_truth(system: System) -> None:
+    before = system.page()
+    for number in range(MESSAGES):
+        last = system.send(f"message {number}")
+    system.settled(last)
+    page, head = system.page(), system.head()
+    assert page.of("messenger_log_position") == {"api-1": head, "api-2": head}
+    assert page.of("messenger_relay_lag_events") == {"api-1": 0, "api-2": 0}
+    assert page.of("messenger_relay_sent_position") == {"relay": head}
+    assert page.of("messenger_relay_leads") == {"relay": 1}
+    for name in NAMES:
+        assert page.of("messenger_projector_position")[f"project-{name}"] == head
+        assert page.of("messenger_projection_lag_events", projection=name)["api-1"] == 0
+        applied = page.of("messenger_projector_events_total", projection=name)
+        assert applied == {f"project-{name}": head}
+    sent = {"route": "/v1/commands/send-message", "status": "200"}
+    count = "messenger_http_request_seconds_count"
+    assert grown(before, page, count, **sent) == MESSAGES
+    commands = {"name": "send-message", "outcome": "done"}
+    assert grown(before, page, "messenger_commands_total", **commands) == MESSAGES
+    assert sum(page.of("messenger_append_events_total").values()) == head
+    assert page.of("messenger_partitions_ahead") == {"maintain": 3}
+
+
+def grown(before: Page, after: Page, metric: str, /, **labels: str) -> float:
+    return sum(after.of(metric, **labels).values()) - sum(before.of(metric, **labels).values())
+
+
+def test_a_projector_that_stands_still_is_seen_to_lag_and_to_be_silent(system: System) -> None:
+    name = STOPPED.removeprefix("project-")
+    own = f"http://{system.run['metrics']['api-1']}/metrics"
+
+    def lag(what: str) -> float:
+        found = re.search(
+            rf'^messenger_projection_lag_{what}{{projection="{name}"}} (\S+)$',
+            text(own),
+            re.MULTILINE,
+        )
+        assert found
+        return float(found[1])
+
+    with stopped(system.run["pids"][STOPPED]):
+        for number in range(5):
+            system.send(f"unseen {number}")
+        assert lag("events") == 5
+        younger = lag("seconds")
+        began = time.monotonic()
+        page = system.page()
+        assert lag("seconds") - younger >= 0.9 * (time.monotonic() - began) > 0
+        up = page.of("messenger_process_up")
+        assert [process for process, is_up in up.items() if not is_up] == [STOPPED]
+        assert STOPPED not in page.of("messenger_projector_position")
+    system.settled(system.head())
+    assert lag("events") == lag("seconds") == 0
+    assert system.page().of("messenger_process_up")[STOPPED] == 1
+
+
+def text(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=SCRAPE_TIMEOUT_SECONDS) as response:
+        return str(response.read().decode())
+
+
+def test_refusals_are_counted_by_the_problems_code(system: System) -> None:
+    before = system.page()
+    for path in ("/v1/users/me", "/v1/nothing"):
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{system.run['api_url']}{path}", timeout=10)
+    after = system.page()
+    for code in ("unauthenticated", "not-found"):
+        assert grown(before, after, "messenger_problems_total", code=code) == 1
+
+
+# --------------------------------------------------------------------------------- the logs
+
+
+def lines(up: Running, log: str) -> list[dict[str, Any]]:
+    said = (up.directory / "logs" / f"{log}.log").read_text().splitlines()
+    return [json.loads(line) for line in said]
+
+
+def test_a_request_is_found_again_by_its_id_in_the_logs_of_all_who_had_to_do_with_it(
+    system: System,
+) -> None:
+    request_id = "find-me-4711"
+    position = sent_as(system, "X-Request-Id", request_id)
+    system.settled(position)
+    served = [
+        line
+        for log in ("api-1", "api-2")
+        for line in lines(system.up, log)
+        if line.get("request_id") == request_id
+    ]
+    assert {line["event"] for line in served} == {"command", "request"}
+    [command] = [line for line in served if line["event"] == "command"]
+    assert (command["command"], command["outcome"]) == ("send-message", "done")
+    assert command["position"] == position
+    for name in ("messages", "unread", "search"):
+        [applied] = [
+            line
+            for line in lines(system.up, f"project-{name}")
+            if line.get("request_id") == request_id
+        ]
+        assert (applied["event"], applied["position"]) == ("event_applied", position)
+        assert (applied["type"], applied["projection"]) == ("message_sent", name)
+
+
+def sent_as(system: System, header: str, request_id: str) -> int:
+    """The position of a message whose request has this id."""
+    request = urllib.request.Request(
+        f"{system.run['api_url']}/v1/commands/send-message",
+        json.dumps({"chat_id": system.chat_id, "content": "a confidence"}).encode(),
+        {
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {system.token}",
+            header: request_id,
+        },
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.headers["request-id"] == request_id
+        return int(json.load(response)["position"])
+
+
+# What people wrote, are called or keep to themselves.
+PERSONAL = ("message 7", "unseen", "a confidence", "correct horse", "bob", "clandestine")
+
+
+def test_no_log_tells_what_people_wrote_or_are_called(system: System) -> None:
+    query = f"{system.run['api_url']}/v1/search/messages?q=clandestine"
+    urllib.request.urlopen(
+        urllib.request.Request(query, headers={"Authorization": f"Bearer {system.token}"}),
+        timeout=10,
+    ).close()
+    for content in ("message 7", "unseen 3"):
+        system.settled(system.send(content))
+    for log in processes():
+        said = (system.up.directory / "logs" / f"{log}.log").read_text()
+        assert said or log == "maintain"
+        for personal in PERSONAL:
+            assert personal not in said, log
+        assert system.token not in said
+
+
+# ------------------------------------------------------------------------------- the traces
+
+TOLD = {
+    f"project {name}" for name, projection in BY_NAME.items() if MessageSent in projection.handles
+}
+
+
+def test_a_trace_has_all_that_became_of_a_request(system: System, collector: Collector) -> None:
+    position = sent_as(system, "Request-Id", "trace-me")
+
+    def spans() -> dict[str, Span]:
+        ids = {
+            span.trace_id
+            for span in collector.spans
+            if span.attributes.get("messenger.request_id") == "trace-me"
+        }
+        return {span.name: span for span in collector.spans if span.trace_id in ids}
+
+    request, command = "POST /v1/commands/send-message", "command send-message"
+    names = {request, command, "append", "relay", *TOLD}
+    until(lambda: set(spans()) >= names)
+    found = spans()
+    assert set(found) == names
+    assert found[request].parent_id == ""
+    assert found[request].attributes["http.response.status_code"] == 200
+    assert found[command].parent_id == found[request].span_id
+    assert found[command].attributes["messenger.position"] == position
+    for name in {"append", "relay", *TOLD}:
+        assert found[name].parent_id == found[command].span_id
+    for name in TOLD:
+        assert found[name].attributes["messenger.last_position"] >= position
+        assert found[name].ended_ns > found["append"].began_ns
+    assert found["relay"].process == "relay"
+    assert len({found[request].process, *(found[name].process for name in TOLD)}) == 2
+    assert collector.refused == []
+
+
+def test_no_trace_tells_what_people_wrote_or_are_called(collector: Collector) -> None:
+    assert collector.spans
+    for span in collector.spans:
+        assert not [one for one in PERSONAL if one in str(span)]
+
+
+# ------------------------------------------------------------------- dashboard and alert rules
+
+RULES = [
+    rule
+    for group in yaml.safe_load((PRODUCTION / "alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]
+]
+DASHBOARD = json.loads((PRODUCTION / "dashboard.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+FUNCTIONS = {
+    *("absent", "changes", "count", "delta", "histogram_quantile", "increase", "max", "rate"),
+    *("resets", "sum", "time", "topk", "vector"),
+}
+WORDS = {"and", "or", "on", "by"}
+# Prometheus' own, and what it says of whom it scrapes.
+GIVEN_NAMES, GIVEN_LABELS = {"up"}, {"instance", "job", "le", "process"}
+
+TEXT = re.compile(r'"[^"]*"')
+MATCHERS = re.compile(r"(\w+)\{([^}]*)\}")
+GROUPING = re.compile(r"\b(?:by|on)\s*\(([^)]*)\)")
+RANGE = re.compile(r"\[(?:\d+[smhd]|\$__rate_interval)\]")
+WORD = re.compile(r"\b[a-zA-Z_]\w*\b(\s*\()?")
+
+
+class Query(NamedTuple):
+    """What a PromQL expression speaks of."""
+
+    metrics: set[str]
+    functions: set[str]
+    labels: set[str]
+
+
+def query(expression: str) -> Query:
+    bare = RANGE.sub("", TEXT.sub("", expression))
+    labels = {
+        re.split(r"[=!~]", one)[0].strip()
+        for _, inside in MATCHERS.findall(bare)
+        for one in inside.split(",")
+    }
+    labels |= {
+        one.strip() for inside in GROUPING.findall(bare) for one in inside.split(",") if one.strip()
+    }
+    bare = GROUPING.sub("", MATCHERS.sub(r"\1", bare))
+    words = {(found[0].rstrip("( \n"), bool(found[1])) for found in WORD.finditer(bare)}
+    return Query(
+        {word for word, is_called in words if not is_called and word not in WORDS},
+        {word for word, is_called in words if is_called and word not in WORDS},
+        labels,
+    )
+
+
+def expressions() -> list[str]:
+    of_panels = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    return [rule["expr"] for rule in RULES] + of_panels
+
+
+def known_labels(page: Page) -> set[str]:
+    """Of the metrics that have series, and of those that have none as long as all is well."""
+    seen = {label for series in page.values.values() for labels in series for label, _ in labels}
+    return seen | GIVEN_LABELS | {"position", "type", "reason", "limit", "outcome"}
+
+
+def test_what_a_query_speaks_of_is_found() -> None:
+    found = query(
+        'sum by (le, a) (rate(x_bucket{b=~"c d|{e}",f!="g"}[5m])) > 1 and on () max(y) == 0'
+    )
+    assert found == Query({"x_bucket", "y"}, {"sum", "rate", "max"}, {"le", "a", "b", "f"})
+
+
+def test_dashboard_and_alerts_ask_for_what_there_is(system: System) -> None:
+    page = system.page()
+    of_replay = metrics.registry()
+    ReplayMetrics(of_replay)
+    names = page.names | page_of(metrics.text(of_replay).decode()).names | GIVEN_NAMES
+    labels = known_labels(page)
+    for expression in expressions():
+        asked = query(expression)
+        assert asked.metrics <= names, expression
+        assert asked.metrics
+        assert asked.functions <= FUNCTIONS, expression
+        assert asked.labels <= labels, expression
+        for opening, closing in ("()", "{}", "[]"):
+            assert expression.count(opening) == expression.count(closing), expression
+
+
+def test_every_metric_is_in_the_list_and_every_listed_one_is_there(system: System) -> None:
+    of_replay = metrics.registry()
+    ReplayMetrics(of_replay)
+    there = system.page().listed | page_of(metrics.text(of_replay).decode()).listed
+    table = (PRODUCTION / "metrics.md").read_text().partition("| name |")[2]
+    first_columns = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    listed = [name for column in first_columns for name in re.findall(r"`(\w+)`", column)]
+    assert sorted(listed) == sorted(name for name in there if name.startswith("messenger_"))
+
+
+def test_alert_rules_have_the_form_that_prometheus_takes() -> None:
+    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+    for rule in RULES:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"Messenger[A-Za-z]+", rule["alert"])
+        assert re.fullmatch(r"[1-9]\d*[smh]", rule.get("for", "1m"))
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        assert set(rule["annotations"]) == {"summary", "description"}
+        told = "".join(rule["annotations"].values())
+        by_query = query(rule["expr"]).labels | {"process", "instance", "queue"}
+        assert set(re.findall(r"\$labels\.(\w+)", told)) <= by_query, rule["alert"]
+
+
+def test_panels_are_each_in_a_place_of_their_own() -> None:
+    places = set()
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & places
+        assert max(x for x, _ in cells) < 24
+        places |= cells
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
