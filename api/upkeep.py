@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any
 
@@ -73,18 +74,47 @@ class Bar:
         self._progress.update(self._task, completed=position, total=up_to, rate=rate)
 
 
-async def run_replay(settings: Settings, projections: Sequence[Projection]) -> None:
+async def run_replay(
+    settings: Settings, projections: Sequence[Projection], *, back: bool, full_speed: bool
+) -> None:
     url = settings.database_url
+    swapped, done = (replay.back, "back") if back else (replay.replay, "rebuilt")
     async with keyring(settings) as keys:
         with progress_bar() as progress:
             for projection in projections:
                 bar = Bar(progress, projection.name)
-                swap = await replay.replay(projection, url=url, keyring=keys, progress=bar)
+                swap = await swapped(
+                    projection, url=url, keyring=keys, progress=bar, full_speed=full_speed
+                )
                 print(
-                    f"{projection.name}: rebuilt up to {swap.position}, "
-                    f"swapped in {swap.seconds * 1000:.0f} ms"
+                    f"{projection.name}: {done} up to {swap.position}, "
+                    f"swapped in {swap.seconds * 1000:.0f} ms",
+                    flush=True,
                 )
                 _show_skips(swap.skipped)
+
+
+async def run_build(
+    settings: Settings, projections: Sequence[Projection], *, follow: bool, full_speed: bool
+) -> None:
+    url = settings.database_url
+    async with keyring(settings) as keys, AsyncExitStack() as stack:
+        built = []
+        with progress_bar() as progress:
+            for projection in projections:
+                bar = Bar(progress, projection.name)
+                copy = await stack.enter_async_context(
+                    replay.built(
+                        projection, url=url, keyring=keys, progress=bar, full_speed=full_speed
+                    )
+                )
+                built.append((copy, bar))
+                print(
+                    f"{projection.name}: built up to {copy.position} in schema {copy.schema}",
+                    flush=True,
+                )
+            if follow:
+                await asyncio.gather(*(replay.follow(copy, bar) for copy, bar in built))
 
 
 async def run_replay_until(
