@@ -1,6 +1,7 @@
 """What an operator does to read models and the log: replay, verify, skip, status, events."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -35,6 +36,8 @@ FOLLOW_POLL_SECONDS = 0.25
 WATCH_SECONDS = 1.0
 SKIPS_SHOWN = 5
 PIPED_CHARACTERS = 400
+# Of a replay, towards those who serve on its machine; the swap has to get through all the same.
+NICENESS = 10
 
 EVENTS = """
     SELECT position, event_id::text, stream, stream_version, type, schema_version, data::text,
@@ -77,6 +80,8 @@ class Bar:
 async def run_replay(
     settings: Settings, projections: Sequence[Projection], *, back: bool, full_speed: bool
 ) -> None:
+    if not full_speed:
+        os.nice(NICENESS)
     url = settings.database_url
     swapped, done = (replay.back, "back") if back else (replay.replay, "rebuilt")
     async with keyring(settings) as keys:
@@ -97,6 +102,8 @@ async def run_replay(
 async def run_build(
     settings: Settings, projections: Sequence[Projection], *, follow: bool, full_speed: bool
 ) -> None:
+    if not full_speed:
+        os.nice(NICENESS)
     url = settings.database_url
     async with keyring(settings) as keys, AsyncExitStack() as stack:
         built = []

@@ -38,8 +38,8 @@ from projections.projection import Projection
 
 MAX_BATCH_EVENTS = 10_000
 # Beside those who serve, batches are small, and followed by so many times the time that they took.
-BATCH_SECONDS = 0.05
-REST_SHARE = 3.0
+BATCH_SECONDS = 0.02
+REST_SHARE = 5.0
 INDEX_TIMEOUT_MS = 3_600_000
 TURN_TIMEOUT_MS = 15_000
 # How often a backend looks, in the middle of a statement, whether its client is still there.

@@ -189,7 +189,8 @@ async def as_of(
             await _drop_tables(connection, projection, schema)
             members = await _members(connection, projection, scratch)
             await _move(connection, members, scratch, schema)
-        await rebuild.drop(connection, scratch)
+            # With the tables or not at all: the next would go on in a schema without them.
+            await rebuild.drop(connection, scratch)
         # Who was deleted while it was made, was forgotten before its last rows were written.
         await copies.forget_since(connection, projection, schema, after=until)
         return Past(copy.position, skipped)
