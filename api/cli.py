@@ -184,6 +184,10 @@ def maintain(once: bool, data_dir: Path | None) -> None:
 @click.option("--all", "everything", is_flag=True, help="Every projection, one after the other.")
 @click.option("--until", metavar="POSITION|TIME", help="Only up to here; needs --into.")
 @click.option("--into", metavar="SCHEMA", help="Leave the result in this schema, swap nothing.")
+@click.option("--build-only", is_flag=True, help="Up to the head, and swap with the next replay.")
+@click.option("--follow", is_flag=True, help="With --build-only: keep it at the head until Ctrl-C.")
+@click.option("--full-speed", is_flag=True, help="No breaks: for when nobody is served meanwhile.")
+@click.option("--back", is_flag=True, help="Swap in again what the last swap put aside.")
 @click.option("--drop-retired", is_flag=True, help="Only drop what earlier replays put aside.")
 @DATA_DIR
 def replay(
@@ -191,6 +195,10 @@ def replay(
     everything: bool,
     until: str | None,
     into: str | None,
+    build_only: bool,
+    follow: bool,
+    full_speed: bool,
+    back: bool,
     drop_retired: bool,
     data_dir: Path | None,
 ) -> None:
@@ -198,18 +206,16 @@ def replay(
     from api import upkeep
 
     projections = _projections(names, everything)
-    if (until is None) != (into is None):
-        raise click.UsageError("--until and --into go together")
-    if until is not None and into is not None:
-        _check_until(until)
-        _check_schema(into)
+    _check_replay(until, into, follow and not build_only, build_only, back, drop_retired)
     settings = _settings(data_dir, needs=all_settings.DATABASE)
     if drop_retired:
         _run(upkeep.run_drop_retired(settings, projections))
     elif until is not None and into is not None:
         _run(upkeep.run_replay_until(settings, projections, until, into))
+    elif build_only:
+        _run(upkeep.run_build(settings, projections, follow=follow, full_speed=full_speed))
     else:
-        _run(upkeep.run_replay(settings, projections))
+        _run(upkeep.run_replay(settings, projections, back=back, full_speed=full_speed))
 
 
 @messenger.command()
@@ -495,9 +501,25 @@ def _check_until(until: str) -> None:
         raise click.UsageError(f"--until {until!r} needs its offset, such as a trailing Z")
 
 
+def _check_replay(
+    until: str | None, into: str | None, follows_nothing: bool, *alternatives: bool
+) -> None:
+    if (until is None) != (into is None):
+        raise click.UsageError("--until and --into go together")
+    if follows_nothing:
+        raise click.UsageError("--follow goes with --build-only")
+    if sum([until is not None, *alternatives]) > 1:
+        raise click.UsageError(
+            "--until, --build-only, --back and --drop-retired exclude each other"
+        )
+    if until is not None and into is not None:
+        _check_until(until)
+        _check_schema(into)
+
+
 def _check_schema(schema: str) -> None:
     reserved = schema in ("public", "information_schema") or schema.startswith(
-        ("pg_", "rebuild_", "retired_", "verify_")
+        ("pg_", "aside_", "rebuild_", "retired_", "verify_")
     )
     if reserved or not schema.isidentifier() or len(schema) > 40:
         raise click.UsageError(f"--into {schema!r} can't be the name of a schema of your own")

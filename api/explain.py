@@ -24,6 +24,12 @@ PIPED_CHARACTERS = 200
 
 BEGIN = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
+# Before the snapshot is taken, as all readers do (infra.tables.TAKEN_FIRST).
+HOLD = """
+    LOCK TABLE ONLY users, ONLY chat_participants, ONLY chat_sequences, ONLY unread_counts
+    IN ACCESS SHARE MODE
+"""
+
 USER = """
     SELECT
         id::text AS id,
@@ -145,6 +151,7 @@ async def run(settings: Settings, user: str, chat: str) -> int:
         connection.transaction(),
     ):
         await connection.execute(BEGIN)
+        await connection.execute(HOLD)
         explained = await explain(connection, user, chat)
     _show(explained)
     return 1 if explained.contradictions else 0

@@ -23,6 +23,7 @@ from infra.database import DOWN
 from infra.errors import Unavailable
 from infra.objects import Objects
 from infra.pipelined import Connection, Pipeline, Row, Shape
+from infra.tables import TAKEN_FIRST
 
 T = TypeVar("T")
 
@@ -34,16 +35,6 @@ COMMIT: LiteralString = "COMMIT"
 
 # Held before the snapshot is taken: a replay's swap has to wait for the table it takes first.
 # Else the snapshot could be older than the rows of tables that were swapped in under it.
-TAKEN_FIRST: dict[str, LiteralString] = {
-    "users": "users",
-    "contacts": "contacts",
-    "chats": "chat_participants",
-    "messages": "chat_sequences",
-    "reactions": "message_reactions",
-    "delivery": "delivery_members",
-    "unread": "unread_counts",
-    "search": "message_search",
-}
 HOLD: LiteralString = "LOCK TABLE {tables} IN ACCESS SHARE MODE"
 
 CHECKPOINTS = """

@@ -1,6 +1,7 @@
 """What an operator does to read models and the log: replay, verify, skip, new epoch, events."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,6 +31,8 @@ from projections.projection import Projection
 
 EVENTS_PAGE = 500
 FOLLOW_POLL_SECONDS = 0.25
+# Of a replay, towards those who serve on its machine; the swap has to get through all the same.
+NICENESS = 10
 
 EVENTS = """
     SELECT position, event_id::text, stream, stream_version, type, schema_version, data::text,
@@ -87,18 +90,55 @@ async def reporting(settings: Settings) -> AsyncIterator[ReplayMetrics]:
         yield ReplayMetrics(registry)
 
 
-async def run_replay(settings: Settings, projections: Sequence[Projection]) -> None:
+async def run_replay(
+    settings: Settings, projections: Sequence[Projection], *, back: bool, full_speed: bool
+) -> None:
+    if not full_speed:
+        os.nice(NICENESS)
     url = settings.database_url
+    swapped, done = (replay.back, "back") if back else (replay.replay, "rebuilt")
     async with reporting(settings) as reported, keyring(settings) as keys:
         with progress_bar() as progress:
             for projection in projections:
                 bar = Bar(progress, projection.name, reported)
-                swap = await replay.replay(projection, url=url, keyring=keys, progress=bar)
+                swap = await swapped(
+                    projection, url=url, keyring=keys, progress=bar, full_speed=full_speed
+                )
                 print(
-                    f"{projection.name}: rebuilt up to {swap.position}, "
-                    f"swapped in {swap.seconds * 1000:.0f} ms"
+                    f"{projection.name}: {done} up to {swap.position}, "
+                    f"swapped in {swap.seconds * 1000:.0f} ms",
+                    flush=True,
                 )
                 _show_skips(swap.skipped)
+
+
+async def run_build(
+    settings: Settings, projections: Sequence[Projection], *, follow: bool, full_speed: bool
+) -> None:
+    if not full_speed:
+        os.nice(NICENESS)
+    url = settings.database_url
+    async with (
+        reporting(settings) as reported,
+        keyring(settings) as keys,
+        AsyncExitStack() as stack,
+    ):
+        built = []
+        with progress_bar() as progress:
+            for projection in projections:
+                bar = Bar(progress, projection.name, reported)
+                copy = await stack.enter_async_context(
+                    replay.built(
+                        projection, url=url, keyring=keys, progress=bar, full_speed=full_speed
+                    )
+                )
+                built.append((copy, bar))
+                print(
+                    f"{projection.name}: built up to {copy.position} in schema {copy.schema}",
+                    flush=True,
+                )
+            if follow:
+                await asyncio.gather(*(replay.follow(copy, bar) for copy, bar in built))
 
 
 async def run_replay_until(

@@ -28,13 +28,14 @@ FORGETFUL = tuple(
     if projection.opens and AccountDeleted in projection.handles
 )
 
+# A replay's, of whichever version, may lack some that this one has; others only look alike.
 SCHEMAS = """
     SELECT n.nspname
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relname = ANY (%s) AND c.relkind IN ('r', 'p') AND n.nspname <> 'public'
     GROUP BY n.nspname
-    HAVING count(*) = %s
+    HAVING count(*) = %s OR n.nspname ~ ('^(rebuild|retired)_' || %s || '(_[0-9]+)?$')
     ORDER BY n.nspname
 """
 
@@ -61,7 +62,7 @@ IN_THE_WAY = (
 async def schemas(connection: Connection, projection: Projection) -> list[str]:
     """Where else than live the projection's tables are."""
     names = [table.name for table in tables.tables_of(projection.name)]
-    cursor = await connection.execute(SCHEMAS, (names, len(names)))
+    cursor = await connection.execute(SCHEMAS, (names, len(names), projection.name))
     return [name for (name,) in await cursor.fetchall()]
 
 
@@ -73,6 +74,11 @@ async def forget(connection: Connection, deletion: Recorded) -> None:
                 for schema in await schemas(connection, projection):
                     await _apply(connection, projection, schema, [deletion])
                 break
+            except psycopg.errors.UndefinedColumn as error:
+                raise Unavailable(
+                    f"a copy of {projection.name} is of another version, and has to go first "
+                    f"(`messenger replay {projection.name} --drop-retired`): {first_line(error)}"
+                ) from error
             except IN_THE_WAY as error:
                 if attempt + 1 == ATTEMPTS:
                     raise Unavailable(f"a replay is in the way: {first_line(error)}") from error

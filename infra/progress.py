@@ -31,7 +31,11 @@ PROJECTIONS = """
             FROM skipped_events AS s
             WHERE s.projection = p.name
         ) AS skipped_events,
-        to_regnamespace('rebuild_' || p.name) IS NOT NULL AND EXISTS (
+        EXISTS (
+            SELECT
+            FROM pg_namespace AS n
+            WHERE n.nspname ~ ('^rebuild_' || p.name || '(_[0-9]+)?$')
+        ) AND EXISTS (
             SELECT
             FROM pg_stat_activity AS a
             WHERE a.application_name = 'messenger rebuild ' || p.name

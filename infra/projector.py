@@ -3,7 +3,8 @@
 While behind or busy it reads PostgreSQL; else it follows JetStream from its checkpoint on. Each
 event must be the next one: a gap, a repeat, silence or a dead NATS only means that it reads
 PostgreSQL again. The checkpoint's row is locked first and must be where this daemon left it,
-so that two daemons of one name, or a replay's swap, can never apply an event twice.
+so that two daemons of one name, or a replay's swap, can never apply an event twice. A daemon
+whose code is of another version than the tables stands by until a swap brings its own.
 
 An event that can't be applied stops the projection: position, type and reason are recorded in
 `projection_failures` and it tries again, with growing pauses, until the cause is gone or an
@@ -45,25 +46,26 @@ BUSY_EVENTS = 8
 QUIET_ROUNDS = 8
 RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 FENCED_SECONDS = 0.25
+STAND_BY_SECONDS = 0.5
 # Where events were read.
 LOG = "log"
 JETSTREAM = "jetstream"
 STATEMENT_TIMEOUT_MS = 120_000
 
 CHECKPOINT = """
-    SELECT position
+    SELECT position, version
     FROM projection_checkpoints
     WHERE projection = %s
 """
 
 BEGIN_CHECKPOINT = """
-    INSERT INTO projection_checkpoints (projection, position, updated_at)
-    VALUES (%s, 0, now())
+    INSERT INTO projection_checkpoints (projection, position, updated_at, version)
+    VALUES (%s, 0, now(), %s)
     ON CONFLICT DO NOTHING
 """
 
 LOCK_CHECKPOINT = """
-    SELECT position
+    SELECT position, version
     FROM projection_checkpoints
     WHERE projection = %s
     FOR UPDATE
@@ -131,6 +133,10 @@ class Origin(NamedTuple):
     type: str
     request_id: str | None
     command_id: str | None
+
+
+class Superseded(Fenced):
+    """The tables are of another version of the projection's code."""
 
 
 class Poisoned(MessengerError):
@@ -211,9 +217,12 @@ class Writer:
         self._partitions = partitions.Known()
 
     async def checkpoint(self) -> int:
-        await self.connection.execute(BEGIN_CHECKPOINT, (self.projection.name,))
-        cursor = await self.connection.execute(CHECKPOINT, (self.projection.name,))
+        """Raises Superseded."""
+        name, version = self.projection.name, self.projection.version
+        await self.connection.execute(BEGIN_CHECKPOINT, (name, version))
+        cursor = await self.connection.execute(CHECKPOINT, (name,))
         row: Any = await cursor.fetchone()
+        self._refuse_other(row[1])
         return int(row[0])
 
     async def apply(self, events: list[Recorded], *, after: int) -> int:
@@ -241,6 +250,15 @@ class Writer:
         row = await cursor.fetchone()
         if row is None or row[0] != after:
             raise Fenced(f"{self.projection.name} is not at {after} any more")
+        self._refuse_other(row[1])
+
+    def _refuse_other(self, version: int) -> None:
+        name, own = self.projection.name, self.projection.version
+        if version != own:
+            raise Superseded(
+                f"the tables of {name} are of version {version}, this code is of {own}: "
+                f"`messenger replay {name}` makes and switches to those of its own"
+            )
 
 
 def parameters(step: Statement) -> dict[str, str]:
@@ -262,14 +280,17 @@ async def one_by_one(reader: Reader, writer: Writer, *, after: int, up_to: int) 
 class Pace:
     """How many events a batch takes: more as long as batches are quick."""
 
-    def __init__(self, most: int = MAX_BATCH_EVENTS) -> None:
+    def __init__(
+        self, most: int = MAX_BATCH_EVENTS, target_seconds: float = BATCH_TARGET_SECONDS
+    ) -> None:
         self._most = most
+        self._target_seconds = target_seconds
         self.events = min(1_000, most)
 
     def took(self, events: int, seconds: float) -> None:
-        if seconds > 2 * BATCH_TARGET_SECONDS:
+        if seconds > 2 * self._target_seconds:
             self.events = max(MIN_BATCH_EVENTS, self.events // 2)
-        elif seconds < BATCH_TARGET_SECONDS and events >= self.events:
+        elif seconds < self._target_seconds and events >= self.events:
             self.events = min(self._most, self.events * 2)
 
 
@@ -295,6 +316,7 @@ class Projector:
         self._bus = bus
         self._logger = logger.bind(projection=projection.name)
         self._pace = Pace()
+        self._stands_by = ""
         self._may_have_failed = True  # an earlier process may have left a record of it
         self.position = 0
         name = projection.name
@@ -309,11 +331,14 @@ class Projector:
                 async with self._connections() as (reader, writer):
                     self.position = await writer.checkpoint()
                     await reader.look_at_skips()
+                    self._stands_by = ""
                     self._logger.info("projector_starts", position=self.position)
                     began = self.position
                     await self._keep_up_or_stop_at(reader, writer)
             except Stopped:
                 raise
+            except Superseded as superseded:
+                await self._stand_by(str(superseded))
             except Fenced as fenced:
                 # The other one goes on meanwhile; nothing is gained by racing it.
                 self._interrupted("fenced")
@@ -327,6 +352,13 @@ class Projector:
 
     def _interrupted(self, reason: str) -> None:
         self._metrics.interruptions.labels(self._projection.name, reason).inc()
+
+    async def _stand_by(self, reason: str) -> None:
+        """Said once, however long it takes."""
+        if reason != self._stands_by:
+            self._logger.warning("projector_stands_by", reason=reason)
+        self._stands_by = reason
+        await asyncio.sleep(STAND_BY_SECONDS)
 
     @asynccontextmanager
     async def _connections(self) -> AsyncIterator[tuple[Reader, Writer]]:

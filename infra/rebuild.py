@@ -1,8 +1,8 @@
 """Rebuilds a projection in a schema of its own, with the very code that runs it live.
 
 A rebuild is resumable: its checkpoint is in its schema, in the transaction of its rows, and
-its shape is noted there, so that a rebuild begun by other code starts over. Indexes that
-writing does not need are made after the load.
+its shape is noted there, so that a rebuild begun by other code starts over. One process at a time works in a schema; what is
+left of one that was killed ends within ORPHAN_MS.
 
 Skipped events (infra.skips) are left out as they are live. A rebuild notes in its schema which
 it leaves out; if one that it has written was skipped since, it starts over too.
@@ -15,6 +15,7 @@ from contextlib import aclosing, asynccontextmanager
 from time import monotonic
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.dialects import postgresql
@@ -36,13 +37,23 @@ from infra.skips import Skip
 from projections.projection import Projection
 
 MAX_BATCH_EVENTS = 10_000
+# Beside those who serve, batches are small, and followed by so many times the time that they took.
+BATCH_SECONDS = 0.02
+REST_SHARE = 5.0
 INDEX_TIMEOUT_MS = 3_600_000
+TURN_TIMEOUT_MS = 15_000
+# How often a backend looks, in the middle of a statement, whether its client is still there.
+ORPHAN_MS = 1_000
+
+# What a rebuild needs in its schema, and tables that were put aside keep.
+KEPT_BESIDE = (tables.projection_checkpoints, tables.skipped_events)
 
 # Told the position reached and the one aimed at.
 Progress = Callable[[int, int], None]
 
 CREATE_SCHEMA = sql.SQL("CREATE SCHEMA IF NOT EXISTS {schema}")
 DROP_SCHEMA = sql.SQL("DROP SCHEMA IF EXISTS {schema} CASCADE")
+VACUUM = sql.SQL("VACUUM (ANALYZE) {table}")
 NOTE_SHAPE = sql.SQL("COMMENT ON SCHEMA {schema} IS {shape}")
 
 # Whoever may use the live table may use what takes its place.
@@ -82,9 +93,24 @@ SHAPE = """
     SELECT obj_description(to_regnamespace(%s), 'pg_namespace')
 """
 
+# For as long as the connection lives.
+TAKE_TURN = """
+    SELECT pg_advisory_lock(hashtextextended('rebuild ' || %s, 0))
+"""
+
+LOOK_FOR_CLIENT = """
+    SELECT set_config('client_connection_check_interval', %s, false)
+"""
+
+COLUMNS = """
+    SELECT table_name, column_name
+    FROM information_schema.columns
+    WHERE table_schema = %s
+"""
+
 
 class Rebuild:
-    """A projection in `schema`: opened by `opened`, filled by `advance`, ended by `index`."""
+    """A projection in `schema`: opened by `opened`, filled by `advance`, ended by `settle`."""
 
     def __init__(
         self, projection: Projection, schema: str, reader: Reader, writer: Writer, known: list[Skip]
@@ -95,7 +121,19 @@ class Rebuild:
         self.writer = writer
         self.position = 0
         self._known = known
+        self._rest_share = REST_SHARE
+        self._pace = Pace(MAX_BATCH_EVENTS, BATCH_SECONDS)
+
+    async def hurry(self) -> None:
+        """Nobody is served meanwhile: no breaks, and indexes at the end."""
+        self._rest_share = 0.0
         self._pace = Pace(MAX_BATCH_EVENTS)
+        await self.writer.connection.execute("SET vacuum_cost_delay = 0")
+
+    @property
+    def honoured(self) -> list[int]:
+        """The positions that it leaves out."""
+        return [skip.position for skip in self._known]
 
     async def skipped(self, up_to: int) -> list[Skip]:
         """What the rows up to a position do without, as the writer's transaction sees it.
@@ -124,8 +162,11 @@ class Rebuild:
                 ahead = self._read(events[-1].position, up_to)
                 began = monotonic()
                 self.position = await self.writer.apply(events, after=self.position)
-                self._pace.took(len(events), monotonic() - began)
+                seconds = monotonic() - began
+                self._pace.took(len(events), seconds)
                 yield self.position
+                if self.position < up_to:
+                    await asyncio.sleep(self._rest_share * seconds)
         except NOT_THE_EVENT:
             raise
         except Exception:
@@ -141,13 +182,20 @@ class Rebuild:
         return asyncio.create_task(self.reader.read(after=after, up_to=reach))
 
     async def index(self) -> None:
-        """Makes the indexes that were left for the end, and tells the planner what is there."""
+        """The indexes that writing does not need. At the end they cost the least, but at once."""
         connection = self.writer.connection
         await database.set_timeout(connection, "statement_timeout", INDEX_TIMEOUT_MS)
         for table in tables.tables_of(self.projection.name):
             for index in sorted(table.indexes, key=lambda index: str(index.name)):
                 await connection.execute(_late_index(index))
-            await connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table.name)))
+        await database.set_timeout(connection, "statement_timeout", STATEMENT_TIMEOUT_MS)
+
+    async def settle(self) -> None:
+        """Tells the planner what is there, and readers which rows they all see."""
+        connection = self.writer.connection
+        await database.set_timeout(connection, "statement_timeout", INDEX_TIMEOUT_MS)
+        for table in tables.tables_of(self.projection.name):
+            await connection.execute(VACUUM.format(table=sql.Identifier(table.name)))
         await database.set_timeout(connection, "statement_timeout", STATEMENT_TIMEOUT_MS)
 
 
@@ -162,7 +210,41 @@ async def opened(
     up_to: int | None = None,
 ) -> AsyncIterator[Rebuild]:
     """Makes the schema and its tables, or goes on with those that an earlier run left, unless
-    that went beyond `up_to`."""
+    that went beyond `up_to`. Raises Unavailable while another process is at it."""
+    async with _connections(projection, url, schema) as (reading, writing):
+        await _prepare(writing, projection, schema, fresh=fresh)
+        copy = await _copy(projection, schema, reading, writing, keyring)
+        if not await _is_of_log(copy, up_to):
+            await _prepare(writing, projection, schema, fresh=True)
+        yield await _begun(copy)
+
+
+@asynccontextmanager
+async def reopened(
+    projection: Projection, *, url: str, schema: str, keyring: Keyring
+) -> AsyncIterator[Rebuild]:
+    """Goes on with tables that a swap put aside. Raises Unavailable if this code can't."""
+    async with _connections(projection, url, schema) as (reading, writing):
+        missing = await _missing(writing, projection, schema)
+        if missing:
+            raise Unavailable(
+                f"{schema} has no {missing[0]} to go on with: run `messenger replay "
+                f"{projection.name}`"
+            )
+        copy = await _copy(projection, schema, reading, writing, keyring)
+        if not await _is_of_log(copy, None):
+            raise Unavailable(
+                f"{schema} has what the log has not, or what was skipped since: run "
+                f"`messenger replay {projection.name}`"
+            )
+        yield await _begun(copy)
+
+
+@asynccontextmanager
+async def _connections(
+    projection: Projection, url: str, schema: str
+) -> AsyncIterator[tuple[Connection, Connection]]:
+    """One to read the log and one to write, when it is this process's turn."""
     name = f"rebuild {projection.name}"
     async with (
         await database.connect(url, name=name) as reading,
@@ -172,19 +254,58 @@ async def opened(
     ):
         # Nothing is lost with a crash here: the rebuild goes on from an older checkpoint.
         await writing.execute("SET synchronous_commit = off")
-        await _prepare(writing, projection, schema, fresh=fresh)
-        writer, known = Writer(projection, writing), await skips.of(reading, projection.name)
-        skipped = [skip.position for skip in known]
-        reader = Reader(projection, reading, keyring, skipped)
-        position = await writer.checkpoint()
-        # A log that went back may end before what an earlier run left.
-        is_beyond = position > ((await reader.head()).position if up_to is None else up_to)
-        if is_beyond or not await _honours(writer, skipped, position):
-            await _prepare(writing, projection, schema, fresh=True)
-        await writing.execute(HONOUR, (projection.name, skipped))
-        rebuild = Rebuild(projection, schema, reader, writer, known)
-        rebuild.position = await writer.checkpoint()
-        yield rebuild
+        # One processor is what a rebuild may take of the server, and not all the time.
+        await writing.execute("SET vacuum_cost_delay = 10")
+        await writing.execute("SET max_parallel_maintenance_workers = 0")
+        await writing.execute(LOOK_FOR_CLIENT, (str(ORPHAN_MS),))
+        await _take_turn(writing, schema)
+        yield reading, writing
+
+
+async def _take_turn(connection: Connection, schema: str) -> None:
+    try:
+        await database.set_timeout(connection, "lock_timeout", TURN_TIMEOUT_MS)
+        await connection.execute(TAKE_TURN, (schema,))
+        await database.set_timeout(connection, "lock_timeout", database.LOCK_TIMEOUT_MS)
+    except psycopg.errors.LockNotAvailable as error:
+        raise Unavailable(f"another process is at work in {schema}: wait, or end it") from error
+
+
+async def _copy(
+    projection: Projection,
+    schema: str,
+    reading: Connection,
+    writing: Connection,
+    keyring: Keyring,
+) -> Rebuild:
+    known = await skips.of(reading, projection.name)
+    reader = Reader(projection, reading, keyring, [skip.position for skip in known])
+    return Rebuild(projection, schema, reader, Writer(projection, writing), known)
+
+
+async def _is_of_log(copy: Rebuild, up_to: int | None) -> bool:
+    """Whether it went no further than it may, and did without just what it has to."""
+    position = await copy.writer.checkpoint()
+    # A log that went back may end before what an earlier run left.
+    end = (await copy.reader.head()).position if up_to is None else up_to
+    return position <= end and await _honours(copy.writer, copy.honoured, position)
+
+
+async def _begun(copy: Rebuild) -> Rebuild:
+    await copy.writer.connection.execute(HONOUR, (copy.projection.name, copy.honoured))
+    copy.position = await copy.writer.checkpoint()
+    return copy
+
+
+async def _missing(connection: Connection, projection: Projection, schema: str) -> list[str]:
+    """What this code's tables have and those in the schema have not."""
+    found = set(await (await connection.execute(COLUMNS, (schema,))).fetchall())
+    return [
+        f"{table.name}.{column.name}"
+        for table in _owned(projection)
+        for column in table.columns
+        if (table.name, column.name) not in found
+    ]
 
 
 async def _honours(writer: Writer, skipped: list[int], position: int) -> bool:
@@ -207,7 +328,8 @@ async def _prepare(
     connection: Connection, projection: Projection, schema: str, *, fresh: bool
 ) -> None:
     statements = _tables(projection)
-    shape = hashlib.sha256("\n".join(statements).encode()).hexdigest()
+    made_by = "\n".join([*statements, f"version {projection.version}"])
+    shape = hashlib.sha256(made_by.encode()).hexdigest()
     cursor = await connection.execute(SHAPE, (schema,))
     row = await cursor.fetchone()
     if not fresh and row is not None and row[0] == shape:
@@ -232,12 +354,12 @@ async def _grant(connection: Connection, table: str) -> None:
             await connection.execute(GRANTS[right].format(**names))
 
 
+def _owned(projection: Projection) -> list[sa.Table]:
+    return [*tables.tables_of(projection.name), *KEPT_BESIDE]
+
+
 def _tables(projection: Projection) -> list[str]:
-    owned = [
-        *tables.tables_of(projection.name),
-        tables.projection_checkpoints,
-        tables.skipped_events,
-    ]
+    owned = _owned(projection)
     statements = [_ddl(CreateTable(table)) for table in owned]
     statements += [_ddl(SetTableComment(table)) for table in owned if table.comment]
     return statements + [

@@ -7,8 +7,9 @@ meanwhile. A skip is for ever; every rebuild leaves out the same events, and say
 """
 
 from datetime import datetime
-from typing import LiteralString, NamedTuple
+from typing import NamedTuple
 
+from infra import checkpoints
 from infra.database import DOWN, Connection, first_line
 from infra.errors import MessengerError, Unavailable
 
@@ -21,13 +22,6 @@ SKIPS = """
     FROM public.skipped_events
     WHERE projection = %s AND position <= coalesce(%s, position)
     ORDER BY position
-"""
-
-LOCK_CHECKPOINT = """
-    SELECT position
-    FROM public.projection_checkpoints
-    WHERE projection = %s
-    FOR UPDATE
 """
 
 FAILURE = """
@@ -44,18 +38,6 @@ RECORD = """
     JOIN public.event_log AS e ON e.position = f.position
     WHERE f.projection = %(projection)s AND f.position = %(position)s
     RETURNING position, type, reason, why, skipped_at
-"""
-
-MOVE_CHECKPOINT = """
-    UPDATE public.projection_checkpoints
-    SET position = %s,
-        updated_at = now()
-    WHERE projection = %s
-"""
-
-FORGET_FAILURE = """
-    DELETE FROM public.projection_failures
-    WHERE projection = %s
 """
 
 
@@ -101,7 +83,7 @@ async def record(
 async def _record(
     connection: Connection, projection: str, position: int, why: str
 ) -> tuple[Skip, bool]:
-    checkpoint = await _number(connection, LOCK_CHECKPOINT, projection)
+    checkpoint = await checkpoints.lock(connection, projection)
     known = await of(connection, projection)
     for skip in known:
         if skip.position == position:
@@ -110,20 +92,20 @@ async def _record(
         raise NotSkipped(
             f"{projection} skips {MAX_SKIPS} events already: its code has to be mended"
         )
-    failed_at = await _number(connection, FAILURE, projection)
-    if checkpoint is None or failed_at != position or checkpoint != position - 1:
-        raise NotSkipped(_told(projection, position, checkpoint or 0, failed_at))
+    failed_at = await _failed_at(connection, projection)
+    if checkpoint is None or failed_at != position or checkpoint.position != position - 1:
+        reached = checkpoint.position if checkpoint else 0
+        raise NotSkipped(_told(projection, position, reached, failed_at))
     arguments = {"projection": projection, "position": position, "why": why}
     row = await (await connection.execute(RECORD, arguments)).fetchone()
     if row is None:
         raise NotSkipped(f"the log has no event {position}: a gap can't be skipped")
-    await connection.execute(MOVE_CHECKPOINT, (position, projection))
-    await connection.execute(FORGET_FAILURE, (projection,))
+    await checkpoints.move(connection, projection, checkpoint._replace(position=position))
     return Skip(*row), True
 
 
-async def _number(connection: Connection, statement: LiteralString, projection: str) -> int | None:
-    row = await (await connection.execute(statement, (projection,))).fetchone()
+async def _failed_at(connection: Connection, projection: str) -> int | None:
+    row = await (await connection.execute(FAILURE, (projection,))).fetchone()
     return None if row is None else int(row[0])
 
 

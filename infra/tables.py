@@ -7,7 +7,7 @@ crosses projections. Columns and checks are data-model.md's; where an index diff
 the comment says why.
 """
 
-from typing import Any
+from typing import Any, LiteralString
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Index, Table, text
@@ -228,7 +228,8 @@ projection_checkpoints = Table(
     Column("projection", sa.Text, primary_key=True),
     _required("position", sa.BigInteger),
     _required("updated_at", TIME),
-    comment="Moved in the transaction that writes the rows.",
+    _required("version", sa.Integer, server_default=text("1")),
+    comment="Moved in the transaction that writes the rows. Of which code's version those are.",
 )
 
 projection_failures = Table(
@@ -562,6 +563,19 @@ message_search = _read_model(
     # For people whose many chats are a small part of all.
     Index("idx_message_search_chat", "chat_id", "position"),
 )
+
+
+# The table of a projection that a swap locks first, and so the one that readers hold.
+TAKEN_FIRST: dict[str, LiteralString] = {
+    "users": "users",
+    "contacts": "contacts",
+    "chats": "chat_participants",
+    "messages": "chat_sequences",
+    "reactions": "message_reactions",
+    "delivery": "delivery_members",
+    "unread": "unread_counts",
+    "search": "message_search",
+}
 
 
 def tables_of(projection: str) -> list[Table]:

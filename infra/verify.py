@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from psycopg import sql
 
-from infra import database, rebuild, tables
+from infra import checkpoints, database, rebuild, tables
 from infra.errors import Unavailable
 from infra.keyring import Keyring
 from infra.rebuild import Progress, Rebuild
@@ -18,12 +18,6 @@ MAX_DIFFERENCES_SHOWN = 20
 LIVE_WAIT_SECONDS = 60.0
 LIVE_POLL_SECONDS = 0.2
 COMPARE_TIMEOUT_MS = 3_600_000
-
-LIVE_CHECKPOINT = """
-    SELECT coalesce(max(position), 0)
-    FROM public.projection_checkpoints
-    WHERE projection = %s
-"""
 
 # Whole rows are compared; a row that is only on one side has a null other side.
 COMPARE = sql.SQL(
@@ -61,11 +55,12 @@ class Verdict(NamedTuple):
 async def verify(
     projection: Projection, *, url: str, keyring: Keyring, progress: Progress
 ) -> Verdict:
-    """Raises Unavailable if the live projection stays behind."""
+    """Raises Unavailable if the live projection stays behind, or is of another version."""
     schema = f"verify_{projection.name}"
     async with rebuild.opened(
         projection, url=url, schema=schema, keyring=keyring, fresh=True
     ) as copy:
+        await copy.hurry()
         await copy.advance((await copy.reader.head()).position, progress)
         await _live_reaches(copy)
         verdict = await _compare(copy)
@@ -84,9 +79,13 @@ async def _live_reaches(copy: Rebuild) -> None:
 
 
 async def _live_position(copy: Rebuild) -> int:
-    cursor = await copy.writer.connection.execute(LIVE_CHECKPOINT, (copy.projection.name,))
-    row: Any = await cursor.fetchone()
-    return int(row[0])
+    name, version = copy.projection.name, copy.projection.version
+    live = await checkpoints.live(copy.writer.connection, name)
+    if live is not None and live.version != version:
+        raise Unavailable(
+            f"the live tables of {name} are of version {live.version}, this code is of {version}"
+        )
+    return live.position if live is not None else 0
 
 
 async def _compare(copy: Rebuild) -> Verdict:

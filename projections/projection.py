@@ -37,12 +37,17 @@ Step = Statement | MonthlyPartitions
 
 class Projection(NamedTuple):
     """A line of the table of projections. `opens` are the handled types whose sealed fields
-    the plan reads; of the others it gets the sealed form, which costs nothing."""
+    the plan reads; of the others it gets the sealed form, which costs nothing.
+
+    Code that makes other rows of the same events is another `version`: it leaves the tables of
+    this one alone, and makes its own beside them (infra.replay).
+    """
 
     name: str
     handles: frozenset[type[Event]]
     opens: frozenset[type[Event]]
     plan: Callable[[Sequence[Recorded]], list[Step]]
+    version: int = 1
 
 
 def month_of(time: datetime) -> date:

@@ -19,6 +19,7 @@ from tests.benchmarks import (
     importing,
     projectors,
     queries,
+    replay,
     search,
     sending,
     stream,
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "uploads": uploads.run,
     "stream": stream.run,
     "sending": sending.run,
+    "replay": replay.run,
 }
 
 

@@ -1,12 +1,13 @@
 """The load generator, a process of its own: a fixed rate over kept-alive connections.
 
 Open loop: every request has its time, and what it took counts from that time, so a server
-that stalls pays for all that came meanwhile. Reads a `Plan` on stdin and answers a `Result` on
-stdout. The client knows as much of HTTP/1.1 as it takes: whole responses with a length.
+that stalls pays for all that came meanwhile. Reads a `Plan` on stdin's first line and answers a
+`Result` on stdout. The client knows as much of HTTP/1.1 as it takes: whole responses with a length.
 """
 
 import asyncio
 import sys
+import threading
 import time
 from collections import Counter, deque
 from itertools import cycle
@@ -29,12 +30,16 @@ STATUS = b"GET /v1/status HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Requests in the order they go out, again and again; heads and bodies are whole."""
+    """Requests in the order they go out, again and again; heads and bodies are whole.
+
+    `until_told`: no longer than until stdin ends.
+    """
 
     url: str
     requests: list[str]
     per_second: float
     seconds: float
+    until_told: bool = False
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -108,10 +113,13 @@ class Generator:
         self._errors: list[str] = []
         self._status: asyncio.Future[bytes] | None = None
         self._is_closing = False
+        self._is_told = threading.Event()
         self._last_answer = 0.0
 
     async def run(self) -> Result:
         await self._connect()
+        if self._plan.until_told:
+            threading.Thread(target=self._hear, daemon=True).start()
         began = time.perf_counter()
         count = await self._send(began)
         async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS):
@@ -149,6 +157,10 @@ class Generator:
         if not self._is_closing:
             self._errors.append(f"a connection ended: {error}")
 
+    def _hear(self) -> None:
+        sys.stdin.buffer.read()
+        self._is_told.set()
+
     async def _connect(self) -> None:
         address = urlsplit(self._plan.url)
         port = address.port or HTTP_PORT
@@ -166,13 +178,13 @@ class Generator:
         interval = 1 / self._plan.per_second
         count = int(self._plan.seconds * self._plan.per_second)
         sent = 0
-        while sent < count:
+        while sent < count and not self._is_told.is_set():
             now = time.perf_counter()
             while sent < count and began + sent * interval <= now:
                 self._ask(next(requests), began + sent * interval)
                 sent += 1
             await asyncio.sleep(TICK_SECONDS)
-        return count
+        return sent
 
     def _ask(self, request: bytes, due: float) -> None:
         if self._idle:
@@ -192,5 +204,5 @@ class Generator:
 
 
 if __name__ == "__main__":
-    given = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
+    given = msgspec.json.decode(sys.stdin.buffer.readline(), type=Plan)
     sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(Generator(given).run())))

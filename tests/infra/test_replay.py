@@ -5,8 +5,11 @@ import os
 import random
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,19 @@ from commands.send_message import SendMessage
 from commands.update_profile import UpdateProfile
 from commands.upload_attachment import StoredImage, UploadAttachment
 from domain.ids import AttachmentId, ChatId, MessageId, UserId
-from infra import clock, database, event_log, migrate, pipelined, rebuild, replay, verify
+from infra import (
+    clock,
+    database,
+    event_log,
+    migrate,
+    pipelined,
+    rebuild,
+    replay,
+    tables,
+    verify,
+)
 from infra.bus import Bus
+from infra.errors import Unavailable
 from infra.executor import Request
 from infra.objects import Objects
 from infra.projector import Poisoned
@@ -46,11 +60,15 @@ from tests.infra.daemons import (
     projecting,
     relaying,
     tasks,
+    until,
 )
+from tests.infra.killed import LONG_STATEMENT, NOWHERE, PLACES
 from tests.infra.machines import Machine, answer
 
 ROOT = Path(__file__).parents[2]
-KILLS = 5
+KILLS = 3
+STATEMENT_KILLS = 14
+STATEMENTS = 60  # some more than a short replay sends
 POOL_SIZE = 8
 READERS = 4
 SWAPS = 6
@@ -69,10 +87,18 @@ COUNT_SENT_IN_LOG = """
     ORDER BY position
 """
 
+WAITED_FOR = """
+    SELECT EXISTS (
+        SELECT
+        FROM pg_locks
+        WHERE relation = to_regclass('public.' || %s) AND NOT granted
+    )
+"""
+
 SCHEMAS = """
     SELECT nspname
     FROM pg_namespace
-    WHERE nspname LIKE 'rebuild%' OR nspname LIKE 'verify%' OR nspname LIKE '%building'
+    WHERE nspname LIKE 'rebuild%' OR nspname LIKE 'aside%' OR nspname LIKE 'verify%' OR nspname LIKE '%building'
 """
 
 
@@ -314,6 +340,32 @@ async def test_a_reader_that_stays_is_not_broken_and_the_swap_comes_through(
     await check_rows(database_url)
 
 
+async def test_a_swap_that_waits_for_a_reader_keeps_no_other_table_from_it(
+    database_url: str, nats_url: str, crowd: Crowd
+) -> None:
+    """Else the two would wait for each other, until the swap gave up."""
+    async with projecting(database_url, nats_url):
+        await projected(database_url)
+    for projection in PROJECTIONS:
+        async with connected(database_url) as reader:
+            await reader.execute("BEGIN")
+            first = tables.TAKEN_FIRST[projection.name]
+            await reader.execute(f"LOCK TABLE ONLY {first} IN ACCESS SHARE MODE".encode())
+            await reader.execute("SET LOCAL lock_timeout = 1")
+            swapping = asyncio.create_task(replayed(database_url, projection))
+            await until(partial(_is_waited_for, reader, first), f"the swap waits for {first}")
+            for table in daemons.table_names(projection):
+                await reader.execute(f"SELECT count(*) FROM {table}".encode())
+            await reader.execute("COMMIT")
+        await swapping
+    await check_rows(database_url)
+
+
+async def _is_waited_for(connection: database.Connection, table: str) -> bool:
+    row = await (await connection.execute(WAITED_FOR, (table,))).fetchone()
+    return row == (True,)
+
+
 # ------------------------------------------------------------------------------- interrupted
 
 
@@ -336,6 +388,97 @@ async def test_killed_at_any_moment_and_started_again_it_comes_to_the_same_rows(
         await copied(database_url, nats_url)
     await check(database_url, nats_url)
     assert await schemas(database_url) == []
+
+
+class Killer:
+    """Runs replays that are killed where they are told to be."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def replay(self, name: str, place: str = NOWHERE, number: int = 1) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{name} {number} {place}\n".encode())
+        return int(await asyncio.wait_for(self._process.stdout.readline(), EXIT_SECONDS))
+
+
+@asynccontextmanager
+async def killing(url: str) -> AsyncIterator[Killer]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.infra.killed"),
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "MESSENGER_DATABASE_URL": url},
+    )
+    try:
+        yield Killer(process)
+    finally:
+        await asyncio.wait_for(process.communicate(b""), EXIT_SECONDS)  # which closes its stdin
+
+
+async def test_killed_at_each_place_and_started_again_it_goes_on_and_ends_right(
+    database_url: str, nats_url: str, crowd: Crowd
+) -> None:
+    chance = random.Random(11)
+    async with projecting(database_url, nats_url), killing(database_url) as killer:
+        for place in PLACES:
+            name = chance.choice(["messages", "unread", "users"])
+            assert await killer.replay(name, place) == -signal.SIGKILL, place
+            await crowd.talk(1)
+            # What is live is whole, and whoever begins again comes to the end.
+            assert (await verdict_of(database_url, name)).differing == 0, place
+            assert await killer.replay(name) == 0, place
+        await projected(database_url)
+    await check_rows(database_url)
+    assert await schemas(database_url) == []
+
+
+async def test_killed_at_any_statement_again_and_again_it_ends_right(
+    database_url: str, nats_url: str, crowd: Crowd
+) -> None:
+    """Each run goes on with what those before it left, however far they came."""
+    chance, ends = random.Random(5), Counter[int]()
+    async with projecting(database_url, nats_url), killing(database_url) as killer:
+        for _ in range(STATEMENT_KILLS):
+            name, number = chance.choice(NAMES), chance.randrange(1, STATEMENTS)
+            ends[await killer.replay(name, "at a statement", number)] += 1
+            await crowd.talk(1)
+        # Some came through: they had sent fewer.
+        assert set(ends) <= {-signal.SIGKILL, 0}
+        assert ends[-signal.SIGKILL] > STATEMENT_KILLS / 2
+        await projected(database_url)
+        await check_rows(database_url)
+        for name in NAMES:
+            assert await killer.replay(name) == 0
+        await projected(database_url)
+    await check_rows(database_url)
+    assert await schemas(database_url) == []
+
+
+async def test_what_a_killed_one_left_in_the_middle_of_a_statement_ends_soon(
+    database_url: str, crowd: Crowd
+) -> None:
+    """Its backend would write on, or hold its locks, and nobody could go on meanwhile."""
+    async with killing(database_url) as killer:
+        assert await killer.replay("users", LONG_STATEMENT) == -signal.SIGKILL
+        assert await killer.replay("users") == 0
+    assert await schemas(database_url) == []
+
+
+async def test_two_at_once_take_turns(
+    database_url: str, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "TURN_TIMEOUT_MS", 100)
+    users = BY_NAME["users"]
+    async with keyring(database_url) as keys:
+        quiet: Any = {"url": database_url, "keyring": keys, "progress": lambda *_: None}
+        async with replay.built(users, **quiet):
+            with pytest.raises(Unavailable, match="another process is at work in rebuild_users"):
+                await replay.replay(users, **quiet)
+            await replay.replay(BY_NAME["chats"], **quiet)
+        await replay.replay(users, **quiet)
 
 
 async def test_it_goes_on_where_it_was(
