@@ -33,10 +33,12 @@ COMMAND = [sys.executable, "-m", "api.cli", "up"]
 class Running:
     """One `messenger up`."""
 
+    command = COMMAND
+
     def __init__(self, directory: Path, *arguments: str, **variables: str) -> None:
         self.directory = directory
         self.process = subprocess.Popen(
-            [*COMMAND, "--data-dir", str(directory), *(arguments or ("--port", "0"))],
+            [*self.command, "--data-dir", str(directory), *(arguments or ("--port", "0"))],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
