@@ -95,10 +95,8 @@ async def replay(projection: Projection, *, url: str, keyring: Keyring, progress
         await copy.index()
         await _approach(copy, progress)
         swap = await _swap_when_free(copy)
-        connection = copy.writer.connection
-        await rebuild.drop(connection, schema)
         # They will not follow the log to the deletions of accounts that were still ahead.
-        retired = retired_schema(projection)
+        connection, retired = copy.writer.connection, retired_schema(projection)
         await copies.forget_since(connection, projection, retired, after=swap.retired_at)
         return swap
 
@@ -125,7 +123,7 @@ async def as_of(
             await connection.execute(rebuild.CREATE_SCHEMA.format(schema=sql.Identifier(schema)))
             await _drop_tables(connection, projection, schema)
             await _move(connection, projection, scratch, schema)
-        await rebuild.drop(connection, scratch)
+            await rebuild.drop(connection, scratch)
         # Who was deleted while it was made, was forgotten before its last rows were written.
         await copies.forget_since(connection, projection, schema, after=until)
         return Past(copy.position, skipped)
@@ -184,6 +182,8 @@ async def _swap(copy: Rebuild) -> tuple[int, int, list[Skip]]:
     await _move(connection, projection, copy.schema, "public")
     await connection.execute(MOVE_LIVE_CHECKPOINT, (position, projection.name))
     await connection.execute(FORGET_FAILURE, (projection.name,))
+    # With the swap or not at all: the next rebuild would go on in a schema without its tables.
+    await rebuild.drop(connection, copy.schema)
     return position, live, skipped
 
 
