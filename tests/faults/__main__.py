@@ -35,6 +35,10 @@ def main(
         sys.exit(not chosen)
     seed = random.randrange(MAX_SEED) if seed is None else seed
     print(f"seed {seed}", flush=True)
+    for fault in chosen:
+        if not fault.is_possible():
+            print(f"{fault.name}: not run, this machine does not allow it")
+    chosen = [fault for fault in chosen if fault.is_possible()]
     results = asyncio.run(_run(chosen, seed, seconds, victims))
     by_name = {result.name: result for result in results}
     print(table(by_name[fault.name] for fault in chosen if fault.name in by_name))

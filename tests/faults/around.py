@@ -217,7 +217,7 @@ def can_mount() -> bool:
 
 
 def network(name: str, stroke: Stroke) -> Fault:
-    return Fault(f"network to PostgreSQL, NATS: {name}", CABLED, stroke)
+    return Fault(f"the network to PostgreSQL or NATS {name}", CABLED, stroke)
 
 
 FAULTS = (
@@ -228,7 +228,7 @@ FAULTS = (
     Fault("NATS: a foreign message in its subject", ("nats",), foreign),
     network("delays", slow),
     network("resets", resets),
-    network("cut", cut),
+    network("is cut", cut),
     network("swallows", swallows),
     Fault("PostgreSQL: its disk is full", ("postgres",), full_disk, can_mount),
     Fault("clocks step, and back", tuple(STEPS_SECONDS), clock_steps),
