@@ -155,27 +155,28 @@ def _use_our_image_worker(points: Points) -> None:
 def _wrap_publishing(points: Points) -> None:
     from nats.aio.client import Client
 
-    publish, request = Client.publish, Client.request
+    from infra.relay import _Window
+
+    publish, refused = Client.publish, _Window.refused
 
     async def wrapped_publish(self: Any, subject: str, *arguments: Any, **options: Any) -> None:
         await publish(self, subject, *arguments, **options)
-        if subject.startswith("event.") and points.is_armed(MID_WINDOW):
+        if not subject.startswith("event."):
+            return
+        if points.is_armed(BEFORE_ANSWER_OF_NATS):
             await self.flush()  # else it would die before any of it had left
+        if points.is_armed(MID_WINDOW):
+            await self.flush()
             points.reached(MID_WINDOW)
 
-    async def wrapped_request(self: Any, subject: str, *arguments: Any, **options: Any) -> Any:
-        is_event = subject.startswith("event.")
-        if is_event and points.is_armed(BEFORE_ANSWER_OF_NATS):
-            await publish(self, subject, *arguments, headers=options["headers"])
-            await self.flush()
-            points.reached(BEFORE_ANSWER_OF_NATS)
-        answer = await request(self, subject, *arguments, **options)
-        if is_event:
-            points.reached(AFTER_ANSWER_OF_NATS)
+    async def wrapped_refused(self: Any) -> int | None:
+        points.reached(BEFORE_ANSWER_OF_NATS)
+        answer = await refused(self)
+        points.reached(AFTER_ANSWER_OF_NATS)
         return answer
 
     Client.publish = wrapped_publish  # type: ignore[method-assign]
-    Client.request = wrapped_request  # type: ignore[method-assign]
+    _Window.refused = wrapped_refused  # type: ignore[method-assign]
 
 
 def _wrap_writer(points: Points) -> None:

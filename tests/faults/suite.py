@@ -95,7 +95,8 @@ class Suite:
                 await fault.stroke(scene, victim)
                 recoveries.append(await self._recovered())
             except TimeoutError as error:
-                raise AssertionError(f"{fault.name} ({victim}): {error}") from error
+                said = f"{fault.name} ({victim}): {error}\n{self._system.last_words()}"
+                raise AssertionError(said) from error
             self._load.check()
         findings = await self._judged()
         acknowledged = len(self._load.acknowledged) - before
@@ -162,7 +163,9 @@ class Suite:
             info = await client.jetstream().stream_info(stream)
         finally:
             await client.close()
-        return [] if info.state.last_seq >= position else [f"{stream} at {info.state.last_seq}"]
+        state = info.state
+        is_whole = state.last_seq >= position and state.messages == state.last_seq
+        return [] if is_whole else [f"{stream} at {state.last_seq} with {state.messages}"]
 
 
 NATS_ERRORS = (nats.errors.Error, nats.js.errors.Error)

@@ -35,6 +35,7 @@ SETTINGS = {
 POLL_SECONDS = 0.02
 CHANGE_SECONDS = 60.0
 ENDED_SECONDS = 60.0
+SHOWN_LINES = 5
 
 
 class Supervisor(Running):
@@ -132,6 +133,15 @@ class System:
             yield
         finally:
             self.up.process.send_signal(signal.SIGCONT)
+
+    def last_words(self) -> str:
+        """The end of each log."""
+        return "\n".join(
+            "\n".join(
+                [f"-- {log.stem}", *log.read_text(errors="replace").splitlines()[-SHOWN_LINES:]]
+            )
+            for log in sorted((self.directory / "logs").glob("*.log"))
+        )
 
     async def command(self, *arguments: str) -> tuple[int, str]:
         """Exit code and all that it said."""

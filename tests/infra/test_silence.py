@@ -62,10 +62,10 @@ async def test_a_transaction_and_a_pipeline_end_with_their_connection(
 
 async def test_a_statement_that_takes_as_long_as_it_may_is_not_given_up(url: str) -> None:
     connection = await database.connect(url, name="test", statement_timeout_ms=500)
-    await database.set_timeout(connection, "statement_timeout", 2_000)
+    await database.set_timeout(connection, "statement_timeout", 1_500)
     await connection.execute("SELECT pg_sleep(1)")
     with pytest.raises(psycopg.errors.QueryCanceled):
-        await connection.execute("SELECT pg_sleep(4)")
+        await connection.execute("SELECT pg_sleep(3)")
     await connection.close()
 
 
@@ -78,7 +78,7 @@ async def test_an_append_that_was_swallowed_is_there_once_when_the_network_is_ba
         appender._connection.allow(500)
         cable.swallow()
         swallowed = asyncio.create_task(appender.append(append(ONE)))
-        await asyncio.sleep(1)
+        await asyncio.sleep(GRACE_SECONDS)
         cable.mend()
         async with asyncio.timeout(WAIT_SECONDS):
             assert (await swallowed).position == 2
