@@ -39,7 +39,13 @@ SHOWN_LINES = 5
 
 
 class Supervisor(Running):
+    """`environ` is what its programs need for their points and cables."""
+
     command = SUPERVISED
+
+    def __init__(self, directory: Path, port: int, environ: dict[str, str]) -> None:
+        self.environ = environ
+        super().__init__(directory, "--port", str(port), **SETTINGS)
 
 
 class System:
@@ -86,13 +92,12 @@ class System:
         return [pid, *sorted(children_of(pid))]
 
     async def start(self) -> None:
-        ports = json.dumps({name: cable.port for name, cable in self._cables.items()})
-        os.environ |= {
+        environ = {
             "PYTHONPATH": str(ROOT),
             DIRECTORY_VARIABLE: str(self.faults),
-            CABLES_VARIABLE: ports,
+            CABLES_VARIABLE: json.dumps({name: one.port for name, one in self._cables.items()}),
         }
-        self.up = Supervisor(self.directory, "--port", str(self._port), **SETTINGS)
+        self.up = Supervisor(self.directory, self._port, environ)
         await asyncio.to_thread(self.up.until_ready)
 
     async def stop(self) -> None:

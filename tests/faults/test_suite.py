@@ -19,6 +19,7 @@ SHORT = (
     "API killed: after commit, before the answer",
     "projector killed: between rows and checkpoint",
     "replay killed: swapped, after commit",
+    "NATS: killed and an older copy in its directory",
 )
 
 
