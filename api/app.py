@@ -22,7 +22,6 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api import attachments, commands, openapi, problems, queries, sessions, status
-from api.daemons import end
 from api.http import Door, Inbound, NoContent, Reply, problem_reply, unreadable
 from api.operations import Call, Operation, caller_of
 from api.origins import Origins
@@ -31,6 +30,7 @@ from api.stream import stream
 from api.stream.stream import Stream
 from api.stream.wire import MAX_FRAME_BYTES, Socket
 from infra import garbage
+from infra.ending import end
 from infra.logs import Logger
 from infra.settings import Settings
 

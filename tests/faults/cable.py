@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
-from api.daemons import end
+from infra.ending import end
 
 CHUNK_BYTES = 65_536
 
