@@ -57,6 +57,7 @@ async def while_nats_is_down(scene: Scene, change: Callable[[Path], None]) -> No
         os.kill(pid, signal.SIGKILL)
         await system.until(lambda: not listens(system), "NATS is gone")
         change(system.directory / "nats")
+    scene.disturbance.is_over()
     await system.replaced("nats", pid)
 
 

@@ -67,6 +67,7 @@ def killed_at(point: str, prefix: str = "") -> Stroke:
         name = prefix + victim
         pid = scene.system.pid(name)
         await scene.system.killed_at(name, point)
+        scene.disturbance.is_over()
         await scene.system.replaced(name, pid)
 
     return stroke
@@ -98,11 +99,13 @@ def replay_killed_at(point: str) -> Stroke:
 async def killed(scene: Scene, victim: str) -> None:
     pid = scene.system.pid(victim)
     scene.system.kill(victim)
+    scene.disturbance.is_over()
     await scene.system.replaced(victim, pid)
 
 
 async def killed_with_all(scene: Scene, victim: str) -> None:
     await scene.system.kill_everything()
+    scene.disturbance.is_over()
     await scene.system.start()
 
 
@@ -131,6 +134,7 @@ async def api_killed_in_append(scene: Scene, victim: str) -> None:
     pid = scene.system.pid(victim)
     async with append_waits(scene):
         scene.system.kill(victim)
+    scene.disturbance.is_over()
     await scene.system.replaced(victim, pid)
 
 
@@ -148,6 +152,7 @@ async def stopped_at_once(scene: Scene, victim: str) -> None:
     """`pg_ctl stop -m immediate`; the supervisor starts it again."""
     pid = scene.system.pid(victim)
     os.kill(pid, signal.SIGQUIT)
+    scene.disturbance.is_over()
     await scene.system.replaced(victim, pid)
 
 

@@ -1,6 +1,6 @@
 """Runs faults one after the other on one system under load, has each judged, and draws the table.
 
-A fault's recovery is over when a message, first asked for as the disturbance ended, is
+A fault's recovery begins where its disturbance ends, and is over when another message is
 acknowledged, in JetStream, in every read model and at every socket of its chat.
 """
 
@@ -20,7 +20,7 @@ import psycopg
 from tests.faults import load as loading
 from tests.faults import system as systems
 from tests.faults.checker import CHECKPOINTS, EPOCH, Checker, Findings
-from tests.faults.fault import Fault, Scene
+from tests.faults.fault import Disturbance, Fault, Scene
 from tests.faults.load import Load
 from tests.faults.system import System
 
@@ -86,14 +86,15 @@ class Suite:
         """On all of its victims, or so many of them."""
         chance = random.Random(f"{self._seed} {fault.name}")
         chosen = chance.sample(fault.victims, len(fault.victims))[:victims]
-        scene = Scene(self._system, self._load, chance, self._hold_seconds)
         before, recoveries = len(self._load.acknowledged), []
         self._load.go()
         for victim in chosen:
             await asyncio.sleep(chance.uniform(0.5, 1.5) * BETWEEN_SECONDS)
+            disturbance = Disturbance()
+            scene = Scene(self._system, self._load, chance, self._hold_seconds, disturbance)
             try:
                 await fault.stroke(scene, victim)
-                recoveries.append(await self._recovered())
+                recoveries.append(await self._recovered(disturbance.ended))
             except TimeoutError as error:
                 said = f"{fault.name} ({victim}): {error}\n{self._system.last_words()}"
                 raise AssertionError(said) from error
@@ -102,8 +103,8 @@ class Suite:
         acknowledged = len(self._load.acknowledged) - before
         return Result(fault.name, acknowledged, findings, recoveries)
 
-    async def _recovered(self) -> float:
-        began = time.monotonic()
+    async def _recovered(self, ended: float | None) -> float:
+        began = time.monotonic() if ended is None else ended
         async with asyncio.timeout(RECOVERY_SECONDS):
             position = await self._load.probe()
             await self._all_at(position, dict.fromkeys(self._steady(), position))
