@@ -15,7 +15,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 WORKERS := 2
 CHECKS := check-ruff check-mypy check-basedpyright check-imports check-audit
 
-.PHONY: install install-test up test fuzz check $(CHECKS) bench clean
+.PHONY: install install-test up test fuzz check $(CHECKS) bench faults clean
 
 install: $(VENV)/.installed
 
@@ -80,6 +80,10 @@ check-audit: install-test
 
 bench: install-test
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+# All faults, each on real processes under load; ARGS="--seed 7 relay" repeats some of a run.
+faults: install-test
+	$(BIN)/python -m tests.faults $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .coverage htmlcov .hypothesis .import_linter_cache \

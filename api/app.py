@@ -21,7 +21,6 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api import attachments, commands, openapi, problems, queries, scrape, sessions, status
-from api.daemons import end
 from api.http import Door, Inbound, NoContent, Reply, problem_reply, unreadable
 from api.operations import Call, Operation, caller_of
 from api.ops import page
@@ -31,6 +30,7 @@ from api.stream import stream
 from api.stream.stream import Stream
 from api.stream.wire import MAX_FRAME_BYTES, Socket
 from infra import garbage, logs, scraping
+from infra.ending import end
 from infra.settings import Settings
 
 GRACEFUL_STOP_SECONDS = 5

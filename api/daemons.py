@@ -11,6 +11,7 @@ from infra import database, garbage, logs, metrics, scraping
 from infra.appender import Appender
 from infra.bus import HEAD, Bus
 from infra.database import Pool
+from infra.ending import end
 from infra.executor import Executor
 from infra.history import Witness
 from infra.housekeeping import Housekeeping
@@ -35,8 +36,6 @@ from projections.projection import Projection
 
 KEYRING_POOL_SIZE = 2
 WRITING_POOL_SIZE = 4
-CANCEL_SECONDS = 0.25
-MAX_CANCELS = 12
 
 
 async def until_signal(*work: Coroutine[Any, Any, None]) -> None:
@@ -54,18 +53,6 @@ async def until_signal(*work: Coroutine[Any, Any, None]) -> None:
             await task
     finally:
         await end(waiting, *tasks)
-
-
-async def end(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels them, again and again: up to Python 3.11, a `wait_for` (nats-py has many) that
-    is answered at the same moment forgets that it was cancelled."""
-    pending: set[asyncio.Task[Any]] = set(tasks)
-    for _ in range(MAX_CANCELS):
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
-        if not pending:
-            return
 
 
 def scraped(settings: Settings, registry: Registry) -> AbstractAsyncContextManager[None]:

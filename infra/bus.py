@@ -39,6 +39,9 @@ CONNECT_TIMEOUT_SECONDS = 2
 RECONNECT_SECONDS = 0.25
 REQUEST_TIMEOUT_SECONDS = 3.0
 CLOSE_TIMEOUT_SECONDS = 1.0
+# A server, or a network, that fell silent is left after three of them.
+PING_SECONDS = 3
+OUTSTANDING_PINGS = 2
 PENDING_BYTES = 1024 * 1024
 
 # What nats-py raises when the server is away or answers no.
@@ -252,6 +255,8 @@ class Bus:
                     error_cb=_ignore,
                     reconnected_cb=self._reconnected,
                     pending_size=PENDING_BYTES,
+                    ping_interval=PING_SECONDS,
+                    max_outstanding_pings=OUTSTANDING_PINGS,
                     tls=self._tls,
                 )
             except BUS_ERRORS:
@@ -264,7 +269,16 @@ class Bus:
 
 class _Client(Client):
     """One that leaves where TLS was asked for and is not offered: nats-py would go on without, and
-    send its credentials. Rests on the insides of nats-py; requirements.txt pins them."""
+    send its credentials. And one that closes a connection on which the server said nothing: nats-py
+    would leave each open. Rests on the insides of nats-py; requirements.txt pins them."""
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]
+            raise
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and "tls" in self.options and not info.get("tls_required"):

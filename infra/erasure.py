@@ -17,6 +17,7 @@ from domain.ids import ChatId, UserId, user_stream
 from domain.user import AccountDeleted
 from infra import codec, copies
 from infra.database import DOWN, Pool, first_line
+from infra.ending import end
 from infra.errors import MessengerError, Unavailable
 from infra.executor import Executor, Request
 from infra.keyring import LEASE_SECONDS, Keyring
@@ -102,9 +103,7 @@ class Erasure:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
 
     async def finish(self, user_id: UserId) -> int:
         """The position of the last event that it took. Raises Unavailable."""

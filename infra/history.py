@@ -66,8 +66,9 @@ class Foreign(Stopped):
     """What is at the end of the copy is no event of any log: somebody else published there."""
 
 
-async def check_copy(bus: Bus, connection: Connection) -> None:
-    """Raises Stopped if the copy knows a later log than this one; Unavailable."""
+async def check_copy(bus: Bus, connection: Connection, *, at: int | None = None) -> None:
+    """Raises Stopped if the copy knows a later log than this one, by its last event or by that
+    `at` a position; Unavailable."""
     head = await event_log.head(connection)
     stream = stream_name(head.epoch)
     extent = await bus.extent(stream)
@@ -76,14 +77,16 @@ async def check_copy(bus: Bus, connection: Connection) -> None:
         return
     if extent.last > head.position:
         head = await event_log.head(connection)  # a relay may have been quicker than we
-    copied = await _event_id(bus, stream, extent.last) if extent.last else NOTHING
-    if extent.last > head.position:
-        told = f"{stream} ends at {extent.last} but the log at {head.position}: {REMEDY}"
+    if at is None or extent.last > head.position:
+        at = extent.last
+    copied = await _event_id(bus, stream, at) if at else NOTHING
+    if at > head.position:
+        told = f"{stream} ends at {at} but the log at {head.position}: {REMEDY}"
         raise Foreign(told) if copied is None else Stopped(told)
     if copied == NOTHING:
         return
-    row = await (await connection.execute(EVENT_ID, (extent.last,))).fetchone()
-    told = f"{stream} holds another event at {extent.last} than the log: "
+    row = await (await connection.execute(EVENT_ID, (at,))).fetchone()
+    told = f"{stream} holds another event at {at} than the log: "
     if copied is None:
         raise Foreign(f"{told}somebody else published there (README, Going back in time)")
     if row is None or copied != row[0]:

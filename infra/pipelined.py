@@ -28,8 +28,7 @@ from infra import database
 
 # By a connection; beyond it a statement is parsed each time. There are some dozens in the code.
 MAX_PREPARED = 200
-# Longer than the server lets a statement take: only one that is not heard of waits so long.
-EXCHANGE_SECONDS = database.STATEMENT_TIMEOUT_MS / 1_000 + 5.0
+EXCHANGE_SECONDS = database.STATEMENT_TIMEOUT_MS / 1_000 + database.ANSWER_GRACE_SECONDS
 
 T = TypeVar("T")
 
@@ -181,7 +180,7 @@ class Pipeline:
         return self._transformer.load_rows(0, result.ntuples, shape(names))
 
 
-class Connection(psycopg.AsyncConnection[Any]):
+class Connection(database.Connection):
     """One with a pipeline."""
 
     def __init__(self, pgconn: PGconn, row_factory: AsyncRowFactory[Any] = tuple_row) -> None:

@@ -1,9 +1,10 @@
 """The relay: copies the log to JetStream, message n being log row n.
 
-It asks JetStream for its last sequence and sends what comes after it, in windows, each
-message with the sequence that must be there before it; only the window's last is
-acknowledged. It keeps no checkpoint, so a copy that vanished or went back is just filled
-again. Any number of relays are safe, for the expected sequences let each event in once; an
+It asks JetStream for its last sequence and sends what comes after it, in windows, each message
+with the sequence that must be there before it. At the end of a window it waits for the
+acknowledgements of all: a stranger's message in its middle would take an event's place, and the
+next ones would fit again. It keeps no checkpoint, so a copy that vanished or went back is just
+filled again. Any number of relays are safe, for the expected sequences let each event in once; an
 advisory lock lets one lead and the others wait.
 
 If the copy knows a later log than this one, the log went back in time (infra.history): the relay
@@ -12,7 +13,8 @@ copy of the old one.
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from time import monotonic
 from typing import Any
@@ -77,6 +79,8 @@ class Relay:
         self._bus = bus
         self._logger = logger
         self._wake = asyncio.Event()
+        self._inbox = ""
+        self._window = _Window("", range(0))
         self.position = 0
 
     async def run(self) -> None:
@@ -90,7 +94,8 @@ class Relay:
                     await self._lead(connection)
                     failures = 0
                     with self._metrics.leads.track_inprogress():
-                        await self._follow(connection)
+                        async with self._answered():
+                            await self._follow(connection)
             except Stopped:
                 raise
             except (MessengerError, *BUS_ERRORS, *DOWN) as error:
@@ -182,21 +187,13 @@ class Relay:
             return last
         if rows[-1][0] != last + len(rows):
             raise LogError(f"the log has {len(rows)} events in ({last}, {rows[-1][0]}]")
-        client = self._bus.client
-        for row in rows[:-1]:
-            await client.publish(
-                subject(row[2], row[4]), payload(row), headers=_expected(row[0] - 1)
-            )
-        final = rows[-1]
-        reply = await client.request(
-            subject(final[2], final[4]),
-            payload(final),
-            headers=_expected(final[0] - 1),
-            timeout=buses.REQUEST_TIMEOUT_SECONDS,
-        )
-        _check_acknowledged(reply.data, stream_name(epoch), final[0])
+        stream = stream_name(epoch)
+        refused = await self._publish(stream, rows)
+        if refused is not None:
+            await history.check_copy(self._bus, connection, at=refused)
+            raise Unavailable(f"{stream} did not take {refused}")
         self._count(rows, monotonic() - began)
-        position: int = final[0]
+        position: int = rows[-1][0]
         return position
 
     def _count(self, rows: list[Any], seconds: float) -> None:
@@ -210,6 +207,70 @@ class Relay:
                 seconds=seconds,
                 attributes={"messenger.last_position": rows[-1][0], "messenger.events": len(rows)},
             )
+
+    async def _publish(self, stream: str, rows: list[tuple[Any, ...]]) -> int | None:
+        """The first position that it did not take."""
+        window = self._window = _Window(stream, range(rows[0][0], rows[-1][0] + 1))
+        for row in rows:
+            await self._bus.client.publish(
+                subject(row[2], row[4]),
+                payload(row),
+                reply=f"{self._inbox}.{row[0]}",
+                headers=_expected(row[0] - 1),
+            )
+        return await window.refused()
+
+    @asynccontextmanager
+    async def _answered(self) -> AsyncIterator[None]:
+        """Acknowledgements are heard, of what is sent in the block alone."""
+        client = self._bus.client
+        self._inbox = client.new_inbox()
+        subscription = await client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+        try:
+            yield
+        finally:
+            with suppress(*BUS_ERRORS):
+                await subscription.unsubscribe()
+
+    async def _on_answer(self, message: Msg) -> None:
+        self._window.answered(int(message.subject.rpartition(".")[2]), message.data)
+
+
+class _Answer(msgspec.Struct):
+    """JetStream's; a refusal has neither."""
+
+    stream: str = ""
+    seq: int = 0
+
+
+class _Window:
+    """The acknowledgements of one, which may come in any order."""
+
+    def __init__(self, stream: str, positions: range) -> None:
+        self._stream = stream
+        self._open = set(positions)
+        self._refused: list[int] = []
+        self._all = asyncio.Event()
+
+    def answered(self, position: int, data: bytes) -> None:
+        try:
+            answer = _answers.decode(data)
+        except msgspec.DecodeError:
+            answer = _Answer()  # that nobody takes it, for one
+        if answer != _Answer(self._stream, position):
+            self._refused.append(position)
+        self._open.discard(position)
+        if not self._open:
+            self._all.set()
+
+    async def refused(self) -> int | None:
+        """The first; raises TimeoutError if not all are answered in time."""
+        async with asyncio.timeout(buses.REQUEST_TIMEOUT_SECONDS):
+            await self._all.wait()
+        return min(self._refused, default=None)
+
+
+_answers = msgspec.json.Decoder(_Answer)
 
 
 def _trace_of(metadata: str) -> str | None:
@@ -247,9 +308,3 @@ def payload(row: tuple[Any, ...]) -> bytes:
             at,
         )
     )
-
-
-def _check_acknowledged(data: bytes, stream: str, position: int) -> None:
-    answer = msgspec.json.decode(data)
-    if answer.get("seq") != position or answer.get("stream") != stream:
-        raise Unavailable(f"{stream} did not take {position}: {answer}")

@@ -55,6 +55,7 @@ LONG = (
     "tests/faults/test_up.py",
     "tests/acceptance/",
     "tests/faults/test_load.py",
+    "tests/faults/test_suite.py",
     "tests/api/test_erasure.py",
     "tests/irc/test_importer.py",
     "tests/infra/test_replay.py",

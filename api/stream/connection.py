@@ -13,7 +13,6 @@ from typing import Any
 
 from api import problems
 from api.commands import answer, run_named
-from api.daemons import end
 from api.http import Inbound
 from api.operations import caller_with
 from api.stream import frames, wire
@@ -36,6 +35,7 @@ from domain.ids import ChatId, UserId
 from domain.refusals import Refusal
 from infra import clock
 from infra.database import DOWN
+from infra.ending import end
 from infra.errors import MessengerError
 from infra.lanes import Lane
 from infra.logs import traceback_of

@@ -10,7 +10,6 @@ from typing import Any
 from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 
-from api.daemons import end
 from api.http import header, problem_reply
 from api.operations import BEARER
 from api.origins import Origins
@@ -33,6 +32,7 @@ from api.stream.wire import SOCKET, Socket
 from domain.ids import ChatId, GatewayId, UserId
 from domain.refusals import Forbidden, Refusal
 from infra import clock
+from infra.ending import end
 from infra.errors import Stopped
 from infra.history import Witness
 from infra.logs import Logger, traceback_of

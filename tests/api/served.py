@@ -11,11 +11,11 @@ import httpx
 import msgspec
 
 from api.app import Server, config, create_app
-from api.daemons import end
 from api.parts import Parts, opened
 from api.stream import stream
 from api.stream.stream import Stream
 from infra.embedded.s3 import S3
+from infra.ending import end
 from infra.settings import Settings, load
 from tests.infra.daemons import projecting
 from tests.infra.machines import SECRET_TEXT

@@ -3,86 +3,23 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import pytest
 
-from api.daemons import end
 from tests.api.served import Api, good, problem, serving
+from tests.faults.cable import Cable, by_cable, target_of
 from tests.infra.daemons import until
-
-CHUNK_BYTES = 65_536
-
-
-class Cable:
-    """Between the API and PostgreSQL: it can be cut and mended."""
-
-    def __init__(self, url: str) -> None:
-        self._target = urlsplit(url)
-        self._links: set[asyncio.Task[None]] = set()
-        self._is_cut = False
-
-    @property
-    def url(self) -> str:
-        netloc = f"{self._target.username}:{self._target.password}@127.0.0.1:{self._port}"
-        return self._target._replace(netloc=netloc).geturl()
-
-    async def cut(self) -> None:
-        self._is_cut = True
-        if self._links:
-            await end(*self._links)
-
-    def mend(self) -> None:
-        self._is_cut = False
-
-    @asynccontextmanager
-    async def laid(self) -> AsyncIterator["Cable"]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self._port: int = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-            await self.cut()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._links.add(task)
-        try:
-            if not self._is_cut:
-                await self._link(reader, writer)
-        except (asyncio.CancelledError, OSError):
-            pass
-        finally:
-            self._links.discard(task)
-            writer.transport.abort()
-
-    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
-        try:
-            await asyncio.gather(_pump(reader, back), _pump(there, writer))
-        finally:
-            back.transport.abort()
-
-
-async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    while chunk := await source.read(CHUNK_BYTES):
-        target.write(chunk)
-        await target.drain()
-    raise ConnectionResetError
 
 
 @pytest.fixture
 async def cable(database_url: str) -> AsyncIterator[Cable]:
-    async with Cable(database_url).laid() as laid:
+    async with Cable(lambda: target_of(database_url)).laid() as laid:
         yield laid
 
 
 @pytest.fixture
-async def api(cable: Cable, nats_url: str) -> AsyncIterator[Api]:
-    async with serving(cable.url, nats_url) as served:
+async def api(cable: Cable, database_url: str, nats_url: str) -> AsyncIterator[Api]:
+    async with serving(by_cable(database_url, cable.port), nats_url) as served:
         yield served
 
 

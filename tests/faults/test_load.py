@@ -23,22 +23,20 @@ import pytest
 
 from infra import clock
 from projections import NAMES
+from tests.faults.client import Client
 from tests.faults.test_up import Running, is_alive, until
 from tests.infra import daemons
-from tests.infra.machines import PASSWORD, SECRET_TEXT
+from tests.infra.machines import SECRET_TEXT
 
 LOAD_SECONDS = float(os.environ.get("FAULTS_SECONDS", "20"))
 PEOPLE = 4
 SENDERS = 6
 PAUSE_SECONDS = 0.05
 REQUEST_TIMEOUT_SECONDS = 15.0
-ANSWER_SECONDS = 60.0
-RETRY_SECONDS = 0.1
 REST_SECONDS = 60.0
 BETWEEN_FAULTS_SECONDS = 1.0
 HANG_SECONDS = 1.5
 RECHECKED_MESSAGES = 20
-RETRIED_STATUSES = (429, 503)
 
 TERMINATE = """
     SELECT pg_terminate_backend(pid)
@@ -63,52 +61,6 @@ class Sent(NamedTuple):
     key: str
     body: dict[str, Any]
     position: int
-
-
-class Client:
-    """One user; never gives up on a command before its answer."""
-
-    def __init__(self, http: httpx.AsyncClient, username: str) -> None:
-        self._http = http
-        self._username = username
-        self._token = ""
-        self.user_id = ""
-        self.retries = 0
-
-    async def sign_in(self) -> None:
-        body = {"username": self._username, "password": PASSWORD}
-        self.user_id = (await self.command("register-user", body))["user_id"]
-        self._token = (await self._until_answered("/v1/sessions", body))["access_token"]
-
-    async def command(self, name: str, body: dict[str, Any], key: str = "") -> dict[str, Any]:
-        return await self._until_answered(f"/v1/commands/{name}", body, key or clock.new_id())
-
-    async def _until_answered(
-        self, path: str, body: dict[str, Any], key: str = ""
-    ) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        headers |= {"Idempotency-Key": key} if key else {}
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while True:
-            answer = await self._ask(path, body, headers)
-            if answer is not None:
-                return answer
-            assert time.monotonic() < deadline, f"no answer to {path} in {ANSWER_SECONDS:g} s"
-            self.retries += 1
-            await asyncio.sleep(RETRY_SECONDS)
-
-    async def _ask(
-        self, path: str, body: dict[str, Any], headers: dict[str, str]
-    ) -> dict[str, Any] | None:
-        try:
-            response = await self._http.post(path, json=body, headers=headers)
-        except httpx.TransportError:
-            return None
-        if response.status_code in RETRIED_STATUSES:
-            return None
-        assert response.status_code in (200, 201), response.text
-        answer: dict[str, Any] = response.json()
-        return answer
 
 
 class Load:

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -33,15 +34,22 @@ COMMAND = [sys.executable, "-m", "api.cli", "up"]
 class Running:
     """One `messenger up`."""
 
+    command = COMMAND
+    environ: Mapping[str, str] = MappingProxyType({})
+
     def __init__(self, directory: Path, *arguments: str, **variables: str) -> None:
         self.directory = directory
         self.process = subprocess.Popen(
-            [*COMMAND, "--data-dir", str(directory), *(arguments or ("--port", "0"))],
+            [*self.command, "--data-dir", str(directory), *(arguments or ("--port", "0"))],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd="/",
-            env={**os.environ, **{f"MESSENGER_{name}": value for name, value in variables.items()}},
+            env={
+                **os.environ,
+                **self.environ,
+                **{f"MESSENGER_{name}": value for name, value in variables.items()},
+            },
         )
 
     @property

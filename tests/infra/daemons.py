@@ -9,7 +9,6 @@ import msgspec
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 import domain
-from api.daemons import end
 from domain.event import Recorded
 from domain.ids import StreamId, UserId
 from domain.user import UserRegistered
@@ -17,6 +16,7 @@ from infra import clock, codec, database, event_log, tables, verify
 from infra.appender import Append, EventRow
 from infra.bus import Bus, stream_name
 from infra.database import Connection
+from infra.ending import end
 from infra.errors import Unavailable
 from infra.keyring import Keyring
 from infra.logs import Logger

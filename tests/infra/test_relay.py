@@ -4,8 +4,10 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from nats.aio.client import Client
 
 from domain.ids import StreamId
 from infra import bus as buses
@@ -304,6 +306,31 @@ async def test_a_foreign_message_stops_a_relay_that_runs(
         await bus.jetstream.publish("event.test.x.test_event", b"{}")
         with pytest.raises(Stopped, match="ends at 4 but the log at 3"):
             await asyncio.wait_for(running, STOP_SECONDS)
+
+
+async def test_a_foreign_message_in_the_middle_of_a_window_stops_the_relay(
+    database_url: str,
+    nats_url: str,
+    appender: Appender,
+    bus: Bus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes one event's place, and all after it would fit."""
+    publish = Client.publish
+
+    async def behind_a_stranger(self: Client, *arguments: Any, **options: Any) -> None:
+        if (options.get("headers") or {}).get("Nats-Expected-Last-Sequence") == "4":
+            monkeypatch.setattr(Client, "publish", publish)
+            await self.flush()
+            await bus.jetstream.publish("event.test.x.test_event", b"{}")
+        await publish(self, *arguments, **options)
+
+    await write(appender, 10)
+    monkeypatch.setattr(Client, "publish", behind_a_stranger)
+    async with Bus(nats_url, name="test relay") as its_bus:
+        relay = Relay(database_url, its_bus, LOGGER)
+        with pytest.raises(Stopped, match=f"{STREAM} holds another event at 5 than the log"):
+            await asyncio.wait_for(relay.run(), STOP_SECONDS)
 
 
 async def test_a_copy_shorter_than_the_log_begins_at_its_place(

@@ -28,6 +28,7 @@ from commands.upload_attachment import StoredImage, UploadAttachment
 from domain.ids import AttachmentId, ChatId, MessageId, UserId
 from infra import (
     clock,
+    copies,
     database,
     event_log,
     migrate,
@@ -161,6 +162,21 @@ async def crowd(machine: Machine) -> Crowd:
     await machine.run(AddReaction(message_id=message_id, emoji="👍"), people[1])
     await crowd.show()
     return crowd
+
+
+async def up_to(
+    url: str, position: int, progress: rebuild.Progress = lambda *_: None
+) -> replay.Past:
+    """The messages as of then."""
+    async with keyring(url) as keys:
+        return await replay.as_of(
+            BY_NAME["messages"],
+            url=url,
+            keyring=keys,
+            until=position,
+            schema="past",
+            progress=progress,
+        )
 
 
 async def replayed(url: str, projection: Projection, progress: Any = lambda *_: None) -> Any:
@@ -500,6 +516,33 @@ async def test_it_goes_on_where_it_was(
     assert reached[0] == 28
 
 
+async def test_broken_off_right_after_the_swap_the_next_one_begins_anew(
+    database_url: str, nats_url: str, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was swapped in is not in the rebuild's schema any more."""
+
+    class BrokenOff(Exception):
+        pass
+
+    async def break_off(*_: Any, **__: Any) -> None:
+        raise BrokenOff
+
+    with monkeypatch.context() as killing:
+        killing.setattr(copies, "forget_since", break_off)
+        with pytest.raises(BrokenOff):
+            await replayed(database_url, BY_NAME["messages"])
+        with pytest.raises(BrokenOff):
+            await up_to(database_url, 20)
+    assert await schemas(database_url) == []
+    await crowd.talk(3)
+    await replayed(database_url, BY_NAME["messages"])
+    assert (await up_to(database_url, 25)).position == 25
+    async with relaying(database_url, nats_url), projecting(database_url, nats_url):
+        await projected(database_url)
+        await copied(database_url, nats_url)
+    await check(database_url, nats_url)
+
+
 async def test_a_bad_event_stops_a_rebuild_by_name(
     database_url: str, nats_url: str, crowd: Crowd
 ) -> None:
@@ -549,21 +592,9 @@ async def test_a_longer_one_broken_off_does_not_lengthen_the_next(
         if position >= 14:
             raise BrokenOff
 
-    async with keyring(database_url) as keys:
-
-        async def as_of(until: int, progress: Any) -> replay.Past:
-            return await replay.as_of(
-                BY_NAME["messages"],
-                url=database_url,
-                keyring=keys,
-                until=until,
-                schema="past",
-                progress=progress,
-            )
-
-        with pytest.raises(BrokenOff):
-            await as_of(30, break_off)
-        assert (await as_of(10, lambda *_: None)).position == 10
+    with pytest.raises(BrokenOff):
+        await up_to(database_url, 30, break_off)
+    assert (await up_to(database_url, 10)).position == 10
 
 
 async def test_until_a_time_is_until_the_last_event_by_then(

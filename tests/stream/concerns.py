@@ -24,7 +24,8 @@ SINCE: LiteralString = """
 OWN = ("user_registered", "password_changed")
 NAMING = ("profile_updated", "account_deleted")
 PRIVATE = ("contact_blocked", "contact_unblocked")
-UNTOLD = ("status_changed",)
+# Presence has no position, and an image is shown with its message.
+UNTOLD = ("status_changed", "attachment_uploaded", "attachment_removed")
 
 
 class Told(NamedTuple):

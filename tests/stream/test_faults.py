@@ -28,7 +28,8 @@ from infra import clock
 from tests.api import process
 from tests.api.conversations import group
 from tests.api.served import Api, Json, Person, good
-from tests.faults.test_load import Client, Faults
+from tests.faults.client import Client
+from tests.faults.test_load import Faults
 from tests.faults.test_up import Running, until
 from tests.infra import daemons
 from tests.infra.machines import PASSWORD, SECRET_TEXT
