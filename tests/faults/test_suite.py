@@ -18,8 +18,6 @@ SHORT = (
     "relay killed: mid-window",
     "API killed: after commit, before the answer",
     "projector killed: between rows and checkpoint",
-    "replay killed: swapped, after commit",
-    "NATS: killed and an older copy in its directory",
 )
 
 
