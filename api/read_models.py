@@ -20,6 +20,7 @@ from domain.refusals import Invalid, Refusal
 from infra import database, event_log, pipelined
 from infra.bus import PROJECTED, Bus
 from infra.database import DOWN
+from infra.ending import end
 from infra.errors import Unavailable
 from infra.objects import Objects
 from infra.pipelined import Connection, Pipeline, Row, Shape
@@ -103,8 +104,8 @@ class ReadModels:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, *self._ending, return_exceptions=True)
+        await end(self._task)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     @property
     def pool(self) -> pipelined.Pool:

@@ -22,6 +22,7 @@ import psycopg
 from domain.ids import StreamId
 from infra import database
 from infra.database import Connection, first_line
+from infra.ending import end
 from infra.errors import Unavailable
 from infra.metrics import AppendMetrics
 
@@ -152,8 +153,7 @@ class Appender:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
         self._fail(list(self._queue), Unavailable("the server is stopping"))
         self._queue.clear()
         if self._connection is not None:

@@ -16,3 +16,6 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
         if pending:
             _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()  # who wanted to know of it has asked before

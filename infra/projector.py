@@ -26,6 +26,7 @@ from infra import bus as buses
 from infra import clock, database, event_log, history, partitions, skips
 from infra.bus import Bus
 from infra.database import DOWN, Connection, first_line
+from infra.ending import end
 from infra.errors import MessengerError, Stopped, Unavailable
 from infra.follower import Follower
 from infra.keyring import Keyring
@@ -447,8 +448,7 @@ class Projector:
                 await self._apply(writer, events, LOG)
         finally:
             if ahead is not None:
-                ahead.cancel()
-                await asyncio.gather(ahead, return_exceptions=True)
+                await end(ahead)
 
     def _read(self, reader: Reader, after: int, head: int) -> "asyncio.Task[list[Recorded]]":
         up_to = min(head, after + self._pace.events)

@@ -23,6 +23,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, SetTableComment
 
 from infra import database, skips, tables
 from infra.database import Connection
+from infra.ending import end
 from infra.errors import Unavailable
 from infra.keyring import Keyring
 from infra.projector import (
@@ -316,8 +317,7 @@ async def _honours(writer: Writer, skipped: list[int], position: int) -> bool:
 
 async def _settle(ahead: "asyncio.Task[Any] | None") -> None:
     if ahead is not None:
-        ahead.cancel()
-        await asyncio.gather(ahead, return_exceptions=True)
+        await end(ahead)
 
 
 async def drop(connection: Connection, schema: str) -> None:

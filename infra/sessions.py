@@ -19,6 +19,7 @@ from domain.ids import UserId
 from infra import clock, database
 from infra.bus import SESSIONS, Bus
 from infra.database import DOWN, Connection, Pool
+from infra.ending import end
 from infra.errors import Unavailable
 from infra.tokens import RefreshToken, Tokens
 
@@ -148,8 +149,7 @@ class EndedSessions:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
         await self._disconnect()
 
     def listen(self, listener: Callable[[list[str]], None]) -> None:
