@@ -144,7 +144,7 @@ async def test_a_tool_does_its_work_also_where_its_address_is_taken(
 ) -> None:
     async with process("relay", counting(3)) as peer:
         given = settings(database_url, nats_url, metrics_address=f"{peer.host}:{peer.port}")
-        await upkeep.run_replay(given, [BY_NAME["users"]])
+        await upkeep.run_replay(given, [BY_NAME["users"]], back=False, full_speed=True)
     said = capsys.readouterr()
     assert "users: rebuilt up to 0" in said.out
     assert said.err.startswith("metrics are not served: MESSENGER_METRICS_ADDRESS=")

@@ -25,6 +25,8 @@ from tests.stream.chatting import WAIT_SECONDS, Chatting, bad_line, chatting
 
 NEW_EPOCH = "UPDATE log_head SET epoch = epoch + 1"
 LIFE_SECONDS = 1
+WHO_ASKED = 100
+WHO_SECONDS = 0.1
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 BURST = [f"one of many, {number}" for number in range(20)]
 
@@ -54,19 +56,29 @@ async def test_two_people_see_what_the_other_does(
         await a.sees("* #2 bob edited: Good evening")
         await b.sees("! #1 is not edited: only")
         await b.sees("#2 read")
-        await b.type("/unreact 1 👍", "/delete 2", "/who", "/nonsense", "//slash")
+        await b.type("/unreact 1 👍", "/delete 2", "/nonsense", "//slash")
         await a.sees("* #1 bob takes back 👍")
         await a.sees("* #2 was deleted by bob")
         await a.sees("bob: /slash")
-        await b.sees("* bob: you")
-        await b.sees("* ann: online")
         await b.sees("! there is no /nonsense")
+        await online(b, "ann")
+        await b.sees("* bob: you")
         assert [await one.ends() for one in (a, b)] == [0, 0]
         assert a.messages() == b.messages()
     await projected(whole_api.parts.settings.database_url)
     assert (await ann.see("/v1/unread"))["messages"] == 0
     devices = [one["device_name"] for one in (await ann.see("/v1/sessions"))["items"]]
     assert "messenger chat" not in devices, "who leaves, logs out"
+
+
+async def online(chat: Chatting, name: str) -> None:
+    """That somebody has come is told when it is known, and asked for until then."""
+    for asked in range(1, WHO_ASKED + 1):
+        await chat.type("/who")
+        if "online" in await chat.sees(f"* {name}: ", times=asked):
+            return
+        await asyncio.sleep(WHO_SECONDS)
+    raise AssertionError(f"{name} is not online")
 
 
 async def test_a_chat_is_found_by_whom_it_is_with_and_those_elsewhere_are_counted(
