@@ -5,6 +5,7 @@ that serve import the web framework: a projector stays small.
 """
 
 import asyncio
+import errno
 import os
 import sys
 from collections.abc import Coroutine
@@ -22,9 +23,21 @@ from infra.settings import SettingError, Settings
 from projections import BY_NAME, NAMES, PROJECTIONS
 from projections.projection import Projection
 
+CAN_NOT_BE_WRITTEN = (errno.ENOSPC, errno.EIO, errno.EPIPE)
+
+
+class _Named(click.Path):
+    """A path that says where; `-` is no file of ours, as images go beside it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in ("", "-"):
+            self.fail(f"{value!r} is no path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 DATA_DIR = click.option(
     "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Named(path_type=Path, file_okay=False),
     help="Where `messenger up` keeps everything; its run.json tells where the servers are.",
 )
 
@@ -289,11 +302,15 @@ def log() -> None:
 def new_epoch(data_dir: Path | None) -> None:
     """Go on with a log that went back in time, such as one restored from a backup.
 
-    JetStream gets a new copy of it, and all clients read their state anew. NATS has to be there.
+    JetStream gets a new copy of it, and all clients read their state anew. NATS has to be there, but
+    of a `messenger up` that is stopped: then its servers are started for as long as this takes.
     """
-    from api import upkeep
+    from api import at_rest, upkeep
 
-    _run(upkeep.run_new_epoch(_settings(data_dir, needs=all_settings.LOG)))
+    settings = _settings(data_dir, needs=())
+    if not at_rest.has_servers(settings):
+        settings = _settings(data_dir, needs=all_settings.LOG)
+    _run(upkeep.run_new_epoch(settings))
 
 
 @messenger.group()
@@ -371,7 +388,7 @@ def irc(
 
 
 @import_.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=_Named(path_type=Path, dir_okay=False))
 @DATA_DIR
 def jsonl(file: Path, data_dir: Path | None) -> None:
     """Import what `messenger export` wrote, into an empty log; broken off, it goes on.
@@ -384,7 +401,7 @@ def jsonl(file: Path, data_dir: Path | None) -> None:
 
 
 @messenger.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=_Named(path_type=Path, dir_okay=False))
 @DATA_DIR
 def export(file: Path, data_dir: Path | None) -> None:
     """Write everything into FILE, as JSON lines, and the images into FILE.objects.
@@ -543,7 +560,28 @@ def _first_line(error: object) -> str:
 
 
 def main() -> None:
-    messenger(prog_name="messenger")
+    for argument in sys.argv[1:]:
+        _refuse_what_is_no_text(argument)
+    try:
+        try:
+            messenger(prog_name="messenger")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in CAN_NOT_BE_WRITTEN:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(f"messenger: the output can't be written: {error.strerror}")
+
+
+def _refuse_what_is_no_text(argument: str) -> None:
+    """It would fail wherever it is first written to."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(argument).decode(errors="replace")
+        print(f"messenger: an argument is no UTF-8: {shown}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ async def run(
     began = time.monotonic()
     stop = _stop_signal()
     try:
-        directory = _absolute(data_dir)
+        directory = absolute(data_dir)
         settings = _settings(environ, directory)
-        with _locked(directory):
+        with locked(directory):
             (directory / RUN_FILE).unlink(missing_ok=True)
             async with _listening(host, port) as listener:
                 up = _Up(directory, settings, environ, listener, workers)
@@ -405,7 +405,7 @@ def _projections() -> tuple[str, ...]:
     return names
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
@@ -427,7 +427,7 @@ def _stop_signal() -> asyncio.Event:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
     """The data directory for us alone; the kernel lets go of it whatever ends us."""
     try:
         make_data_directory(directory)

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from api import at_rest
 from api.daemons import keyring, scraped
 from infra import database, event_log, history, metrics, replay, skips, verify
 from infra.bus import Bus
@@ -205,6 +206,15 @@ async def run_skip(settings: Settings, projection: Projection, position: int, wh
 
 
 async def run_new_epoch(settings: Settings) -> None:
+    """With the servers of the data directory, where no others are given or running."""
+    if at_rest.has_servers(settings):
+        async with at_rest.started(settings) as addressed:
+            await _new_epoch(addressed)
+    else:
+        await _new_epoch(settings)
+
+
+async def _new_epoch(settings: Settings) -> None:
     async with (
         await database.connect(settings.database_url, name="new epoch") as connection,
         Bus.of(settings, name="new epoch") as bus,

@@ -186,6 +186,8 @@ def load(
     _refuse_missing(values, needs)
     settings = msgspec.convert(values, Settings)
     _refuse_combinations(settings)
+    if settings.env == "production":
+        _refuse_development_secrets(settings, environ)
     return settings
 
 
@@ -258,11 +260,9 @@ def _refuse_combinations(settings: Settings) -> None:
         )
     if (settings.nats_certificate is None) != (settings.nats_key is None):
         raise SettingError("MESSENGER_NATS_CERTIFICATE and MESSENGER_NATS_KEY go together")
-    if settings.env == "production":
-        _refuse_development_secrets(settings)
 
 
-def _refuse_development_secrets(settings: Settings) -> None:
+def _refuse_development_secrets(settings: Settings, environ: Mapping[str, str]) -> None:
     if settings.secret is None:
         raise SettingError(
             f"MESSENGER_SECRET is not set: expected {_SECRET.expects} with MESSENGER_ENV=production"
@@ -276,6 +276,12 @@ def _refuse_development_secrets(settings: Settings) -> None:
             user, password = _credentials(url)
             if password is not None and (password == user or _is_known(password)):
                 raise _development_secret(name, "with a password that nobody can guess")
+    password = environ.get("PGPASSWORD")  # PostgreSQL's own, where a URL has none
+    if password and (password == environ.get("PGUSER") or _is_known(password)):
+        raise SettingError(
+            "PGPASSWORD is one for development: MESSENGER_ENV=production expects one that nobody can "
+            "guess"
+        )
     if settings.s3_secret_key and (
         settings.s3_secret_key == settings.s3_access_key or _is_known(settings.s3_secret_key)
     ):
@@ -310,7 +316,7 @@ def _credentials(url: str) -> tuple[str | None, str | None]:
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     password = unquote(parts.password) if parts.password else query.get("password")
-    return parts.username, password
+    return parts.username or query.get("user"), password
 
 
 def _shown(setting: Setting, value: object) -> str:

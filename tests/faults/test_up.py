@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -288,3 +289,55 @@ def test_data_survives_a_stop_and_a_kill_of_everything(start: Start, tmp_path: P
     with psycopg.connect(third.until_ready()["database_url"]) as connection:
         row = connection.execute("SELECT n FROM kept").fetchone()
     assert row == (7,)
+
+
+def test_a_log_that_went_back_while_all_was_stopped_gets_a_new_epoch(
+    start: Start, tmp_path: Path
+) -> None:
+    """No `up` stands on it, so the command brings the servers that it needs."""
+    directory = tmp_path / "data"
+    up = start(directory)
+    up.until_ready()
+    assert up.stopped_by(signal.SIGTERM)[0] == 0
+    copy(directory / "postgres", tmp_path / "earlier")
+    up = start(directory)
+    run = up.until_ready()
+    register(run["api_url"], "anna")
+    until(lambda: status(run["api_url"])["relay"]["position"] == 1)
+    assert up.stopped_by(signal.SIGTERM)[0] == 0
+    shutil.rmtree(directory / "postgres")
+    copy(tmp_path / "earlier", directory / "postgres")
+    done = new_epoch(directory)
+    assert (done.returncode, done.stdout) == (0, "epoch 2 begins after position 0\n"), done.stderr
+    up = start(directory)
+    run = up.until_ready()
+    register(run["api_url"], "anna")
+    until(lambda: status(run["api_url"])["relay"]["position"] == 1)
+
+
+def copy(source: Path, target: Path) -> None:
+    """With its owner, which may be another than we."""
+    subprocess.run(["cp", "-a", str(source), str(target)], check=True, timeout=STOP_TIMEOUT_SECONDS)
+
+
+def new_epoch(directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "api.cli", "log", "new-epoch", "--data-dir", str(directory)],
+        capture_output=True,
+        text=True,
+        timeout=READY_TIMEOUT_SECONDS,
+        check=False,
+    )
+
+
+def register(api_url: str, username: str) -> None:
+    body = json.dumps({"username": username, "password": "correct horse battery"}).encode()
+    request = urllib.request.Request(f"{api_url}/v1/commands/register-user", data=body)
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=READY_TIMEOUT_SECONDS) as response:
+        assert response.status == 200
+
+
+def status(api_url: str) -> Any:
+    with urllib.request.urlopen(f"{api_url}/v1/status", timeout=READY_TIMEOUT_SECONDS) as response:
+        return json.load(response)

@@ -150,6 +150,7 @@ def test_production_refuses_a_secret_that_was_to_be_replaced(secret: str) -> Non
         ("DATABASE_URL", "postgresql://anna:anna@db.example/messenger"),
         ("DATABASE_URL", "postgresql://anna:postgres@db.example/messenger"),
         ("DATABASE_URL", "postgresql://anna@db.example/messenger?password=Change%4de"),
+        ("DATABASE_URL", "postgresql://db.example/messenger?user=anna&password=anna"),
         ("DATABASE_REPLICA_URL", "postgresql://anna:messenger@db.example/messenger"),
         ("NATS_URL", "tls://relay:0f1e2d3c@one.example,tls://relay:guest@two.example"),
         ("S3_SECRET_KEY", "minioadmin"),
@@ -162,6 +163,18 @@ def test_production_refuses_passwords_of_development(name: str, value: str) -> N
     assert value not in said
     variables = {f"MESSENGER_{one}": text for one, text in given.items()}
     load(variables | {"MESSENGER_ENV": "development"}, needs=())
+
+
+@pytest.mark.parametrize(
+    "of_postgres", [{"PGPASSWORD": "postgres"}, {"PGPASSWORD": "x", "PGUSER": "x"}]
+)
+def test_production_refuses_postgresqls_own_password_of_development(
+    of_postgres: dict[str, str],
+) -> None:
+    given = {"MESSENGER_ENV": "production", "MESSENGER_SECRET": RANDOM} | of_postgres
+    with pytest.raises(SettingError, match=r"^PGPASSWORD is one for development"):
+        load(given, needs=())
+    load(given | {"PGPASSWORD": RANDOM}, needs=())
 
 
 def test_production_takes_what_was_made_at_random_or_needs_no_password() -> None:
