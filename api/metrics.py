@@ -1,7 +1,8 @@
 """What an API process counts besides its machines (infra.metrics), in Prometheus' text form.
 
 Requests go by route template, never by path, so the number of series is bounded by the code.
-Label sets are looked up once and kept: a message sent passes here.
+Label sets are looked up once and kept: a message sent passes here. Those of counters are all there
+from the start; requests by route and status are not, as each would be 16 lines: problems count them.
 """
 
 import asyncio
@@ -9,12 +10,16 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from api.problems import REFUSALS
+from commands import HANDLERS
 from infra import metrics
-from infra.metrics import AppendMetrics, BusMetrics, ImageMetrics, QueueMetrics
+from infra.metrics import AppendMetrics, BusMetrics, ImageMetrics, QueueMetrics, begin
 
 BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 # What we close with, what browsers do, and a connection that is just gone.
 CLOSING_CODES = frozenset({1000, 1001, 1005, 1006, 1012, 1013, 4001, 4003, 4008, 4009})
+OTHER = "other"
+CODES = sorted({refusal.code for refusal in REFUSALS})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -53,6 +58,8 @@ class Metrics:
             ("limit",),
             registry=self._registry,
         )
+        begin(self._commands, [handler.name for handler in HANDLERS], ["done", "replayed", *CODES])
+        begin(self._problems, CODES)
         self.asking: asyncio.Task[bytes] | None = None  # the page that is on its way
         self.relayed: int | None = None  # as JetStream said when it last answered
         self._request_series: dict[tuple[str, str, int], Histogram] = {}
@@ -74,7 +81,7 @@ class Metrics:
         series = self._request_series.get(key)
         if series is None:
             # Anybody may make methods up: they are one series.
-            known = method if method in METHODS else "other"
+            known = method if method in METHODS else OTHER
             series = self._requests.labels(known, route, str(status))
             if known == method:
                 self._request_series[key] = series
@@ -89,6 +96,9 @@ class Metrics:
 
     def problem(self, code: str) -> None:
         self._problems.labels(code).inc()
+
+    def begin_limits(self, limits: Iterable[str]) -> None:
+        begin(self._rate_limited, limits)
 
     def rate_limited(self, limit: str) -> None:
         self._rate_limited.labels(limit).inc()
@@ -120,6 +130,7 @@ class StreamMetrics:
             ("outcome",),
             registry=registry,
         )
+        begin(self.starts, ("resumed", "fresh"))
         self.catch_up_seconds = Histogram(
             "messenger_stream_catch_up_seconds",
             "From a start that resumes until all that was missed is written",
@@ -132,6 +143,7 @@ class StreamMetrics:
             ("code",),
             registry=registry,
         )
+        begin(self._closed, [*map(str, sorted(CLOSING_CODES)), OTHER])
         self.interruptions = Counter(
             "messenger_stream_interruptions",
             "Times that the gateway had to wait for the database, or began anew",
@@ -152,7 +164,7 @@ class StreamMetrics:
 
     def end(self, code: int) -> None:
         """Clients may send any code: those that mean nothing to us are one series."""
-        self._closed.labels(str(code) if code in CLOSING_CODES else "other").inc()
+        self._closed.labels(str(code) if code in CLOSING_CODES else OTHER).inc()
 
 
 _GAUGES = {

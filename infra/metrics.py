@@ -2,10 +2,12 @@
 
 Each machine has a class of counters here; a process makes those of the machines that it has, in one
 registry of its own. A machine that is given none counts for nobody. Where a path is hot it counts
-once a batch, not once an event. `infra/production/metrics.md` says what each name means.
+once a batch, not once an event. A counter has all label sets that are known beforehand from the
+start, at 0 (`begin`). `infra/production/metrics.md` says what each name means.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,6 +18,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.process_collector import ProcessCollector
+
+from infra.errors import ImageBroken, ImageTooLarge, MessengerError, NotAnImage, Unavailable
 
 # When each series began: as many lines again, which nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -38,6 +42,13 @@ def registry() -> Registry:
 
 def text(registry: Registry) -> bytes:
     return generate_latest(registry)
+
+
+def begin(counter: Counter, *labels: Iterable[str]) -> None:
+    """Prometheus sees a series grow only from what it scraped before: without a 0 there, `increase()`
+    misses the first event."""
+    for values in product(*labels):
+        counter.labels(*values)
 
 
 class BusMetrics:
@@ -129,6 +140,11 @@ class RelayMetrics:
         )
 
 
+# Where a projector reads events.
+LOG, JETSTREAM = SOURCES = ("log", "jetstream")
+REASONS = ("fenced", "poisoned", "interrupted")
+
+
 class ProjectorMetrics:
     """Of all the projections that a process keeps up to date."""
 
@@ -173,6 +189,10 @@ class ProjectorMetrics:
             registry=registry,
         )
 
+    def begin(self, projection: str) -> None:
+        begin(self.events, [projection], SOURCES)
+        begin(self.interruptions, [projection], REASONS)
+
 
 class ReplayMetrics:
     """Of `messenger replay` and `messenger verify`."""
@@ -192,6 +212,9 @@ class ReplayMetrics:
     def reached(self, projection: str, position: int, up_to: int) -> None:
         self._position.labels(projection).set(position)
         self._target.labels(projection).set(up_to)
+
+
+WORKS = ("objects", "rounds")
 
 
 class UpkeepMetrics:
@@ -219,6 +242,7 @@ class UpkeepMetrics:
             ("work",),
             registry=registry,
         )
+        begin(self.failures, WORKS)
         self.partitions_ahead = Gauge(
             "messenger_partitions_ahead",
             "Months after this one whose partitions of messages are there",
@@ -232,6 +256,10 @@ class UpkeepMetrics:
             "When the last whole round ended",
             registry=registry,
         )
+
+
+IMAGE_ERRORS = (NotAnImage, ImageTooLarge, ImageBroken, Unavailable, MessengerError)
+OUTCOMES = ("done", "interrupted", *(error.__name__ for error in IMAGE_ERRORS))
 
 
 class ImageMetrics:
@@ -250,6 +278,7 @@ class ImageMetrics:
             ("outcome",),
             registry=registry,
         )
+        begin(self.outcomes, OUTCOMES)
         self.workers_started = Counter(
             "messenger_image_workers_started",
             "Workers started; each does up to 500 images",

@@ -4,6 +4,8 @@ import asyncio
 
 import httpx
 
+from api.problems import REFUSALS
+from commands import HANDLERS
 from infra import scraping, skips
 from infra.embedded.process import free_port
 from infra.projector import RECORD_FAILURE
@@ -128,6 +130,26 @@ async def test_metrics_count_requests_by_route_and_commands_by_outcome(api: Api)
         assert line in text
     assert "no-such-path" not in text
     assert ann.user_id not in text
+
+
+async def test_counters_are_there_before_their_first_event(api: Api) -> None:
+    """Prometheus sees an increase from 0 to 1, none from nothing to 1."""
+    text = (await api.client.get("/metrics")).text
+    for series in (
+        *(f'messenger_problems_total{{code="{refusal.code}"}}' for refusal in REFUSALS),
+        *(f'messenger_rate_limited_total{{limit="{name}"}}' for name in ("address", "user")),
+        *(
+            f'messenger_commands_total{{name="{handler.name}",outcome="{outcome}"}}'
+            for handler in HANDLERS
+            for outcome in ("done", "replayed", "internal", "not-found")
+        ),
+        'messenger_stream_starts_total{outcome="fresh"}',
+        'messenger_stream_closed_total{code="4008"}',
+        'messenger_stream_closed_total{code="other"}',
+        'messenger_images_total{outcome="NotAnImage"}',
+        'messenger_append_verdicts_total{verdict="conflict"}',
+    ):
+        assert f"\n{series} 0.0\n" in text, series
 
 
 async def test_however_many_ask_for_metrics_each_process_is_asked_once(
