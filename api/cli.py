@@ -1,7 +1,8 @@
 """The command `messenger`: everything on one machine, its parts, and an operator's tools.
 
-Errors are one line on stderr and exit code 1 (2 for a wrong command line). Only the commands
-that serve import the web framework: a projector stays small.
+Errors are one line on stderr and exit code 1 (2 for a wrong command line). Of what logs, from its start
+to its end, it is a line of the log. Only the commands that serve import the web framework: a
+projector stays small.
 """
 
 import asyncio
@@ -117,14 +118,13 @@ def api(data_dir: Path | None, host: str | None, port: int | None, fd: int | Non
     from api.app import serve
 
     settings = _settings(data_dir)
-    _run(
-        serve(
-            settings,
-            host=host or settings.host,
-            port=settings.port if port is None else port,
-            fd=fd,
-        )
+    serving = serve(
+        settings,
+        host=host or settings.host,
+        port=settings.port if port is None else port,
+        fd=fd,
     )
+    _run_logging("api", settings, serving)
 
 
 @messenger.command()
@@ -133,7 +133,8 @@ def relay(data_dir: Path | None) -> None:
     """Copy the log to NATS JetStream."""
     from api import daemons
 
-    _run(daemons.relay(_settings(data_dir, needs=all_settings.LOG)))
+    settings = _settings(data_dir, needs=all_settings.LOG)
+    _run_logging("relay", settings, daemons.relay(settings))
 
 
 class _Projecting(click.Group):
@@ -158,7 +159,8 @@ def run_projections(names: tuple[str, ...], everything: bool, data_dir: Path | N
     from api import daemons
 
     projections = _projections(names, everything)
-    _run(daemons.project(_settings(data_dir, needs=all_settings.LOG), projections))
+    settings = _settings(data_dir, needs=all_settings.LOG)
+    _run_logging("projector", settings, daemons.project(settings, projections))
 
 
 @project.command()
@@ -189,7 +191,8 @@ def maintain(once: bool, data_dir: Path | None) -> None:
     """Remove what is not needed any more, make partitions ahead, archive old messages."""
     from api import daemons
 
-    _run(daemons.maintain(_settings(data_dir), once=once))
+    settings = _settings(data_dir)
+    _run_logging("maintain", settings, daemons.maintain(settings, once=once))
 
 
 @messenger.command()
@@ -543,16 +546,37 @@ def _check_schema(schema: str) -> None:
 
 
 def _run(work: Coroutine[Any, Any, int | None]) -> None:
-    """Runs on uvloop; a known trouble becomes one line."""
+    """A known trouble becomes one line."""
+    try:
+        code = _done(work)
+    except MessengerError as error:
+        raise _Failure(str(error)) from error
+    sys.exit(code)
+
+
+def _run_logging(process: str, settings: Settings, work: Coroutine[Any, Any, None]) -> None:
+    """Any trouble becomes the last line of the log."""
+    from infra.logs import Logger, traceback_of
+
+    logger = Logger(settings.log_level, process=process)
+    try:
+        code = _done(work)
+    except Exception as error:  # noqa: BLE001 - Python would tell what a log must not: values of rows
+        if not isinstance(error, MessengerError):
+            logger.error("internal_error", traceback=traceback_of(error))
+        logger.error("process_ends", reason=_first_line(error) or type(error).__name__)
+        code = 1
+    sys.exit(code)
+
+
+def _done(work: Coroutine[Any, Any, int | None]) -> int:
+    """Runs on uvloop; the exit code."""
     import uvloop
 
     try:
-        code = uvloop.run(work)
+        return uvloop.run(work) or 0
     except KeyboardInterrupt:
-        sys.exit(130)
-    except MessengerError as error:
-        raise _Failure(str(error)) from error
-    sys.exit(code or 0)
+        return 130
 
 
 def _first_line(error: object) -> str:
