@@ -10,9 +10,11 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from api.look import Look
 from api.problems import REFUSALS
 from commands import HANDLERS
 from infra import metrics
+from infra.event_log import Head
 from infra.metrics import AppendMetrics, BusMetrics, ImageMetrics, QueueMetrics, begin
 
 BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -61,6 +63,8 @@ class Metrics:
         begin(self._commands, [handler.name for handler in HANDLERS], ["done", "replayed", *CODES])
         begin(self._problems, CODES)
         self.asking: asyncio.Task[bytes] | None = None  # the page that is on its way
+        self.at_log = Look[Head]()
+        self.at_relay = Look[None]()
         self.relayed: int | None = None  # as JetStream said when it last answered
         self._request_series: dict[tuple[str, str, int], Histogram] = {}
         self._command_series: dict[tuple[str, str], Counter] = {}

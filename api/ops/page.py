@@ -5,7 +5,6 @@ installation, so they are for anybody; the state is for operators. However many 
 and NATS are asked once in STATE_SECONDS.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from time import monotonic
@@ -17,6 +16,7 @@ from psycopg import InterfaceError
 
 from api.bodies import decode
 from api.http import NoContent, Reply, json_reply
+from api.look import Look
 from api.operations import Call, Operation
 from api.ops.access import Operators
 from api.parts import Parts
@@ -27,7 +27,7 @@ from infra.overview import Observer, State
 from projections import NAMES
 
 STATE_SECONDS = 0.9  # less than the page's second: each of its looks is a new one
-PATIENCE_SECONDS = 2.5  # less than the page's patience: it is told that PostgreSQL is away
+PATIENCE_SECONDS = 1.0  # then it is told that PostgreSQL is away
 MAX_BODY_BYTES = 2_048
 STATIC = Path(__file__).parent / "static"
 # No script, style or connection but our own, and none in the page itself.
@@ -75,30 +75,25 @@ class Watched:
         self._observer = observer
         self._pool = pool
         self._now = now
-        self._looking: asyncio.Task[None] | None = None
+        self._looking = Look[None]()
         self._looked_at = float("-inf")
         self._state = b""
         self.looks = 0
 
     async def state(self) -> bytes:
         """As JSON."""
-        if self._looking is None and self._now() - self._looked_at >= STATE_SECONDS:
-            self._looking = asyncio.create_task(self._look(), name="ops")
-        if (looking := self._looking) is not None:
-            done, _ = await asyncio.wait({looking}, timeout=PATIENCE_SECONDS)
-            if not done:
-                # It goes on, for those who ask later.
-                return msgspec.json.encode(self._observer.away(Unavailable("no answer in time")))
-            looking.result()
+        if self._now() - self._looked_at >= STATE_SECONDS:
+            try:
+                await self._looking.found(self._look, patience_seconds=PATIENCE_SECONDS)
+            except Unavailable as error:
+                return msgspec.json.encode(self._observer.away(error))
         return self._state
 
     async def _look(self) -> None:
-        try:
-            self._looked_at = self._now()
-            self._state = msgspec.json.encode(await self._seen())
-            self.looks += 1
-        finally:
-            self._looking = None
+        began = self._now()
+        self._state = msgspec.json.encode(await self._seen())
+        self._looked_at = began
+        self.looks += 1
 
     async def _seen(self) -> State:
         try:

@@ -3,7 +3,9 @@
 import asyncio
 
 import httpx
+import pytest
 
+from api import scrape
 from api.problems import REFUSALS
 from commands import HANDLERS
 from infra import scraping, skips
@@ -11,7 +13,7 @@ from infra.embedded.process import free_port
 from infra.projector import RECORD_FAILURE
 from projections import NAMES
 from tests.api.served import Api, good, problem, serving
-from tests.infra.daemons import connected, copied, projected, relaying
+from tests.infra.daemons import connected, copied, projected, relaying, until
 
 PUBLIC = ("/health/live", "/health/ready", "/metrics", "/v1/status", "/schema/openapi.json")
 
@@ -150,6 +152,31 @@ async def test_counters_are_there_before_their_first_event(api: Api) -> None:
         'messenger_append_verdicts_total{verdict="conflict"}',
     ):
         assert f"\n{series} 0.0\n" in text, series
+
+
+async def test_a_postgresql_that_hangs_keeps_no_scrape_waiting(
+    api: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrape, "PATIENCE_SECONDS", 0.3)
+    await api.register("ann")
+
+    async def page() -> str:
+        # Before, this was as long as the look at PostgreSQL could take: 3 s and more.
+        async with asyncio.timeout(2.0):
+            return (await api.client.get("/metrics")).text
+
+    assert "messenger_database_up 1.0" in await page()
+    async with connected(database_url) as connection, connection.transaction():
+        await connection.execute("LOCK TABLE log_head IN ACCESS EXCLUSIVE MODE")
+        for _ in range(2):
+            text = await page()
+            for line in ("messenger_database_up 0.0", "messenger_log_position 1.0"):
+                assert line in text
+
+    async def is_up() -> bool:
+        return "messenger_database_up 1.0" in await page()
+
+    await until(is_up, "it answers again")
 
 
 async def test_however_many_ask_for_metrics_each_process_is_asked_once(
