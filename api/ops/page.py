@@ -70,9 +70,15 @@ class Watched:
     """The state for all who watch: one look at a time, and none while the last one is fresh."""
 
     def __init__(
-        self, observer: Observer, pool: Pool, *, now: Callable[[], float] = monotonic
+        self,
+        observer: Observer,
+        pool: Pool,
+        operators: Operators,
+        *,
+        now: Callable[[], float] = monotonic,
     ) -> None:
         self._observer = observer
+        self._operators = operators
         self._pool = pool
         self._now = now
         self._looking = Look[None]()
@@ -98,7 +104,9 @@ class Watched:
     async def _seen(self) -> State:
         try:
             async with self._pool.connection() as connection:
-                return await self._observer.look(connection)
+                state = await self._observer.look(connection)
+                await self._operators.learn(connection)
+                return state
         except (MessengerError, InterfaceError, *DOWN) as error:
             return self._observer.away(error)
 
@@ -107,11 +115,14 @@ class Ops:
     """`token` as the setting has it."""
 
     def __init__(self, token: str, parts: Parts) -> None:
+        self._pool = parts.pool
         self._operators = Operators(token, parts.tokens, is_limited=parts.settings.rate_limits)
-        self.watched = Watched(Observer(parts.bus, NAMES), parts.pool)
+        self.watched = Watched(Observer(parts.bus, NAMES), parts.pool, self._operators)
 
     async def session(self, call: Call) -> Reply:
         """Asked first, so that nobody is refused who only wants to know."""
+        if self._operators.has_session(call.inbound):
+            await self.watched.state()
         return json_reply(SignedIn(self._operators.has_session(call.inbound)))
 
     async def sign_in(self, call: Call) -> Reply:
@@ -120,11 +131,14 @@ class Ops:
         return NoContent(self._operators.session(call.inbound.scope))
 
     async def sign_out(self, call: Call) -> Reply:
+        await self._operators.end(call.inbound, self._pool)
         return NoContent(self._operators.no_session(call.inbound.scope))
 
     async def state(self, call: Call) -> Reply:
         self._operators.admit(call.inbound)
-        return Reply(200, await self.watched.state())
+        state = await self.watched.state()
+        self._operators.admit(call.inbound)  # again: the look may have told of its end
+        return Reply(200, state)
 
 
 def operations(parts: Parts) -> tuple[Operation, ...]:
