@@ -60,12 +60,6 @@ MEMBERS = """
     ORDER BY c.relname
 """
 
-RETIRED = """
-    SELECT nspname
-    FROM pg_namespace
-    WHERE nspname ~ ('^retired_' || %s || '(_[0-9]+)?$')
-"""
-
 PLACE_OF_RETIRED = sql.SQL(
     """
     UPDATE {schema}.projection_checkpoints
@@ -198,8 +192,7 @@ async def as_of(
 
 async def drop_retired(projection: Projection, connection: Connection) -> None:
     """Of every version."""
-    cursor = await connection.execute(RETIRED, (projection.name,))
-    for (schema,) in await cursor.fetchall():
+    for schema in await rebuild.retired(connection, projection):
         await rebuild.drop(connection, schema)
 
 
