@@ -467,7 +467,7 @@ MATCHES: dict[str, Callable[[str, str], bool]] = {
 
 def counted(page: Page, metric: str, matchers: str) -> list[dict[str, str]]:
     """The series of a selector."""
-    wanted = MATCHER.findall(matchers)
+    wanted = [one for one in MATCHER.findall(matchers) if one[0] not in GIVEN_LABELS]
     return [
         labels
         for labels in (dict(series) for series in page.values[metric])
