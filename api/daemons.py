@@ -24,6 +24,7 @@ from infra.metrics import (
 )
 from infra.objects import Objects
 from infra.passwords import Passwords
+from infra.priority import CATCHING_UP, give_way
 from infra.projector import Projector
 from infra.relay import Relay
 from infra.removals import Removals
@@ -93,6 +94,7 @@ async def relay(settings: Settings) -> None:
 
 
 async def project(settings: Settings, projections: Sequence[Projection]) -> None:
+    give_way(CATCHING_UP)
     async with (
         copying(settings, process="projector") as (logger, registry, tracer, bus),
         keyring(settings) as keys,

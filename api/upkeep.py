@@ -1,7 +1,6 @@
 """What an operator does to read models and the log: replay, verify, skip, new epoch, events."""
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +24,7 @@ from infra.bus import Bus
 from infra.database import Connection
 from infra.errors import Unavailable
 from infra.metrics import ReplayMetrics
+from infra.priority import CATCHING_UP, give_way
 from infra.relay import payload
 from infra.settings import Settings
 from infra.skips import Skip
@@ -32,8 +32,6 @@ from projections.projection import Projection
 
 EVENTS_PAGE = 500
 FOLLOW_POLL_SECONDS = 0.25
-# Of a replay, towards those who serve on its machine; the swap has to get through all the same.
-NICENESS = 10
 
 EVENTS = """
     SELECT position, event_id::text, stream, stream_version, type, schema_version, data::text,
@@ -95,7 +93,7 @@ async def run_replay(
     settings: Settings, projections: Sequence[Projection], *, back: bool, full_speed: bool
 ) -> None:
     if not full_speed:
-        os.nice(NICENESS)
+        give_way(CATCHING_UP)
     url = settings.database_url
     swapped, done = (replay.back, "back") if back else (replay.replay, "rebuilt")
     async with reporting(settings) as reported, keyring(settings) as keys:
@@ -117,7 +115,7 @@ async def run_build(
     settings: Settings, projections: Sequence[Projection], *, follow: bool, full_speed: bool
 ) -> None:
     if not full_speed:
-        os.nice(NICENESS)
+        give_way(CATCHING_UP)
     url = settings.database_url
     async with (
         reporting(settings) as reported,

@@ -10,7 +10,6 @@ import os
 import resource
 import sys
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,12 +19,8 @@ from domain.attachment import EXTENSIONS
 from infra import image_files, renditions
 from infra.errors import ImageRefused, ImageTooLarge
 from infra.image_jobs import MAX_BYTES, MEGABYTE, Answer, Done, Failed, Job, Limits, Refused
+from infra.priority import LAST, give_way
 
-# Hardly any CPU while anyone else wants it.
-NICENESS = 19
-# Where the kernel shares the processors among sessions first (`sched_autogroup`), niceness counts
-# within a session only, and each worker has one of its own: it is the session that has to be nice.
-SESSION = Path("/proc/self/autogroup")
 DETAIL_CHARACTERS = 4096
 
 
@@ -52,11 +47,9 @@ def _pipes() -> tuple[BinaryIO, BinaryIO]:
 
 def be_nice() -> None:
     """To everyone else on the machine, as far as the kernel knows how."""
-    os.nice(NICENESS)
+    give_way(LAST)
     # Any other that wakes up takes its processor at once, and is sent there rather than to wait.
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    with suppress(OSError):
-        SESSION.write_text(str(NICENESS))
 
 
 def _limit(kind: int, most: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -115,3 +116,9 @@ async def events(machine: Machine, types: Iterable[str] = EVERY_TYPE) -> list[Ev
 
 async def fetch(connection: AsyncConnection[Any], statement: Any, *values: Any) -> list[Any]:
     return await (await connection.execute(statement, values)).fetchall()
+
+
+def niceness_of_session(pid: int) -> int | None:
+    """None where the kernel does not share by session."""
+    path = Path(f"/proc/{pid}/autogroup")
+    return int(path.read_text().split()[-1]) if path.exists() else None

@@ -15,7 +15,8 @@ import pytest
 
 from infra.errors import ImageBroken, ImageTooLarge, Unavailable
 from infra.image_jobs import MEGABYTE, Limits
-from infra.image_worker import NICENESS
+from infra.priority import LAST
+from tests.infra.machines import niceness_of_session
 from tests.infra.pictures import encoded, quarters
 from tests.infra.rendering import Made, Studio, is_worker, studio, workers
 
@@ -80,12 +81,6 @@ async def test_workers_start_with_the_first_image_and_end_with_the_pool(tmp_path
     assert workers() == []
 
 
-def niceness_of_session(pid: int) -> int | None:
-    """None where the kernel does not share by session."""
-    path = Path(f"/proc/{pid}/autogroup")
-    return int(path.read_text().split()[-1]) if path.exists() else None
-
-
 async def test_a_worker_is_nice_and_knows_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,9 +88,9 @@ async def test_a_worker_is_nice_and_knows_no_secret(
     async with studio(tmp_path) as work:
         assert await is_right(work)
         (worker,) = workers()
-        assert worker.nice() == NICENESS
+        assert worker.nice() == LAST
         assert os.sched_getscheduler(worker.pid) == os.SCHED_IDLE
-        assert niceness_of_session(worker.pid) in (None, NICENESS)
+        assert niceness_of_session(worker.pid) in (None, LAST)
         assert not [name for name in worker.environ() if name.startswith("MESSENGER")]
         limit = worker.rlimit(psutil.RLIMIT_AS)
         assert limit == (Limits().memory_bytes, Limits().memory_bytes)

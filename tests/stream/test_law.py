@@ -499,6 +499,7 @@ def test_a_state_and_the_events_after_it_are_the_fresh_state(
     monkeypatch.setattr(catch_up, "PAGE_EVENTS", 7)
     monkeypatch.setattr(gateway, "ROOMS_LOADED_AT_ONCE", 2)
     monkeypatch.setattr(gateway, "SENDERS_REMEMBERED", 2)
+    monkeypatch.setattr(gateway, "FRAMES_A_TURN", 1)
     checks: list[int] = []
     with asyncio.Runner() as runner:
         world = running(database_url, nats_url)
