@@ -16,13 +16,20 @@ from infra.settings import Settings
 
 def has_servers(settings: Settings) -> bool:
     """Whether they are there, and not given or running."""
-    is_complete = settings.database_url and settings.nats_url
-    return not is_complete and (absolute(settings.data_dir) / "postgres").is_dir()
+    return not _is_complete(settings) and (absolute(settings.data_dir) / "postgres").is_dir()
+
+
+def _is_complete(settings: Settings) -> bool:
+    return bool(settings.database_url and settings.nats_url)
 
 
 @asynccontextmanager
 async def started(settings: Settings) -> AsyncIterator[Settings]:
-    """The settings with their addresses. Raises Unavailable, also while an `up` starts or stops."""
+    """The settings with their addresses: those that have them stay as they are. Raises Unavailable,
+    also while an `up` starts or stops."""
+    if _is_complete(settings):
+        yield settings
+        return
     directory = absolute(settings.data_dir)
     try:
         async with AsyncExitStack() as stack:

@@ -1,7 +1,8 @@
 """The command `messenger`: everything on one machine, its parts, and an operator's tools.
 
-Errors are one line on stderr and exit code 1 (2 for a wrong command line). Only the commands
-that serve import the web framework: a projector stays small.
+Errors are one line on stderr and exit code 1 (2 for a wrong command line). Of what logs, from its start
+to its end, it is a line of the log. Only the commands that serve import the web framework: a
+projector stays small.
 """
 
 import asyncio
@@ -9,37 +10,27 @@ import errno
 import os
 import sys
 from collections.abc import Coroutine
-from datetime import datetime
-from math import isnan
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
+from api.arguments import (
+    DATA_DIR,
+    Named,
+    check_replay,
+    check_url,
+    checked_interval,
+    checked_why,
+    password_of,
+    projections_of,
+    refuse_what_is_no_text,
+)
 from infra import settings as all_settings
 from infra.errors import MessengerError
 from infra.settings import SettingError, Settings
-from projections import BY_NAME, NAMES, PROJECTIONS
-from projections.projection import Projection
 
 CAN_NOT_BE_WRITTEN = (errno.ENOSPC, errno.EIO, errno.EPIPE)
-
-
-class _Named(click.Path):
-    """A path that says where; `-` is no file of ours, as images go beside it."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value in ("", "-"):
-            self.fail(f"{value!r} is no path", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-DATA_DIR = click.option(
-    "--data-dir",
-    type=_Named(path_type=Path, file_okay=False),
-    help="Where `messenger up` keeps everything; its run.json tells where the servers are.",
-)
 
 
 # What `messenger project` does unless told otherwise; no projection may have its name.
@@ -47,7 +38,6 @@ RUN = "run"
 
 # Wide enough for a setting a line.
 PIPED_CHARACTERS = 400
-WATCH_SECONDS = 1.0
 CHECK_CODES = {"up to date": 0, "behind": 1, "ahead": 3}  # 2 is a wrong command line
 
 
@@ -117,14 +107,13 @@ def api(data_dir: Path | None, host: str | None, port: int | None, fd: int | Non
     from api.app import serve
 
     settings = _settings(data_dir)
-    _run(
-        serve(
-            settings,
-            host=host or settings.host,
-            port=settings.port if port is None else port,
-            fd=fd,
-        )
+    serving = serve(
+        settings,
+        host=host or settings.host,
+        port=settings.port if port is None else port,
+        fd=fd,
     )
+    _run_logging("api", settings, serving)
 
 
 @messenger.command()
@@ -133,7 +122,8 @@ def relay(data_dir: Path | None) -> None:
     """Copy the log to NATS JetStream."""
     from api import daemons
 
-    _run(daemons.relay(_settings(data_dir, needs=all_settings.LOG)))
+    settings = _settings(data_dir, needs=all_settings.LOG)
+    _run_logging("relay", settings, daemons.relay(settings))
 
 
 class _Projecting(click.Group):
@@ -153,12 +143,13 @@ def project() -> None:
 @click.argument("names", nargs=-1, metavar="NAME...")
 @click.option("--all", "everything", is_flag=True, help="Every projection, in one process.")
 @DATA_DIR
-def run_projections(names: tuple[str, ...], everything: bool, data_dir: Path | None) -> None:
+def runprojections_of(names: tuple[str, ...], everything: bool, data_dir: Path | None) -> None:
     """Keep read models up to date (what `messenger project NAME...` does)."""
     from api import daemons
 
-    projections = _projections(names, everything)
-    _run(daemons.project(_settings(data_dir, needs=all_settings.LOG), projections))
+    projections = projections_of(names, everything)
+    settings = _settings(data_dir, needs=all_settings.LOG)
+    _run_logging("projector", settings, daemons.project(settings, projections))
 
 
 @project.command()
@@ -172,14 +163,11 @@ def skip(name: str, position: int, why: str, data_dir: Path | None) -> None:
     Recorded for ever, and honoured by every rebuild.
     """
     from api import upkeep
-    from infra.skips import MAX_WHY_CHARACTERS
 
-    [projection] = _projections((name,), everything=False)
-    why = " ".join(why.split())
-    if not 0 < len(why) <= MAX_WHY_CHARACTERS or not why.isprintable():
-        raise click.UsageError(f"--why says why, in 1 to {MAX_WHY_CHARACTERS} characters")
+    [projection] = projections_of((name,), everything=False)
+    reason = checked_why(why)
     settings = _settings(data_dir, needs=all_settings.DATABASE)
-    _run(upkeep.run_skip(settings, projection, position, why))
+    _run(upkeep.run_skip(settings, projection, position, reason))
 
 
 @messenger.command()
@@ -189,7 +177,8 @@ def maintain(once: bool, data_dir: Path | None) -> None:
     """Remove what is not needed any more, make partitions ahead, archive old messages."""
     from api import daemons
 
-    _run(daemons.maintain(_settings(data_dir), once=once))
+    settings = _settings(data_dir)
+    _run_logging("maintain", settings, daemons.maintain(settings, once=once))
 
 
 @messenger.command()
@@ -218,8 +207,8 @@ def replay(
     """Rebuild read models beside the live ones, then swap."""
     from api import upkeep
 
-    projections = _projections(names, everything)
-    _check_replay(until, into, follow and not build_only, build_only, back, drop_retired)
+    projections = projections_of(names, everything)
+    check_replay(until, into, follow and not build_only, build_only, back, drop_retired)
     settings = _settings(data_dir, needs=all_settings.DATABASE)
     if drop_retired:
         _run(upkeep.run_drop_retired(settings, projections))
@@ -238,7 +227,7 @@ def verify(names: tuple[str, ...], data_dir: Path | None) -> None:
     """Compare read models with the log; exit 1 if a row differs."""
     from api import upkeep
 
-    projections = _projections(names, everything=not names)
+    projections = projections_of(names, everything=not names)
     settings = _settings(data_dir, needs=all_settings.DATABASE)
     _run(upkeep.run_verify(settings, projections))
 
@@ -262,13 +251,9 @@ def status(watch: bool, every_seconds: float | None, as_json: bool, data_dir: Pa
     """
     from api import watching
 
-    if every_seconds is not None and not watch:
-        raise click.UsageError("--every goes with --watch")
-    if every_seconds is not None and isnan(every_seconds):
-        raise click.UsageError("--every nan is no number of seconds")
+    seconds = checked_interval(watch, every_seconds)
     settings = _settings(data_dir, needs=all_settings.LOG)
     if watch:
-        seconds = WATCH_SECONDS if every_seconds is None else every_seconds
         _run(watching.run_watch(settings, every_seconds=seconds, as_json=as_json))
     else:
         _run(watching.run_once(settings, as_json=as_json))
@@ -388,7 +373,7 @@ def irc(
 
 
 @import_.command()
-@click.argument("file", type=_Named(path_type=Path, dir_okay=False))
+@click.argument("file", type=Named(path_type=Path, dir_okay=False))
 @DATA_DIR
 def jsonl(file: Path, data_dir: Path | None) -> None:
     """Import what `messenger export` wrote, into an empty log; broken off, it goes on.
@@ -401,7 +386,7 @@ def jsonl(file: Path, data_dir: Path | None) -> None:
 
 
 @messenger.command()
-@click.argument("file", type=_Named(path_type=Path, dir_okay=False))
+@click.argument("file", type=Named(path_type=Path, dir_okay=False))
 @DATA_DIR
 def export(file: Path, data_dir: Path | None) -> None:
     """Write everything into FILE, as JSON lines, and the images into FILE.objects.
@@ -438,8 +423,8 @@ def chat(url: str, username: str, chat: str | None, password_file: Path | None) 
     """
     from api.chat import client
 
-    _check_url(url)
-    password = _password(password_file)
+    check_url(url)
+    password = password_of(password_file)
     _run(client.run(url=url, username=username, password=password, chat=chat))
 
 
@@ -464,95 +449,38 @@ def _settings(
         raise _Failure(str(error)) from error
 
 
-def _projections(names: tuple[str, ...], everything: bool) -> list[Projection]:
-    if everything == bool(names):
-        raise click.UsageError(f"name projections ({', '.join(NAMES)}), or say --all")
-    unknown = [name for name in names if name not in BY_NAME]
-    if unknown:
-        raise click.UsageError(
-            f"there is no projection {unknown[0]!r}; there are {', '.join(NAMES)}"
-        )
-    return [BY_NAME[name] for name in dict.fromkeys(names)] if names else list(PROJECTIONS)
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_one = False
-    if not is_one:
-        raise click.UsageError(f"--url {url!r} is not an address such as http://127.0.0.1:8080")
-
-
-def _password(file: Path | None) -> str:
-    """Never an argument or a setting: other processes could read it there."""
-    if file == Path("-"):
-        return _line_of_stdin()
-    if file is not None:
-        return (file.read_text(errors="replace").splitlines() or [""])[0]
-    if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask for the password: --password-file")
-    asked: str = click.prompt("Password", hide_input=True)
-    return asked
-
-
-def _line_of_stdin() -> str:
-    """Byte by byte: what comes after it is not ours to take."""
-    line = b""
-    while not line.endswith(b"\n") and (byte := os.read(sys.stdin.fileno(), 1)):
-        line += byte
-    return line.decode(errors="replace").rstrip("\r\n")
-
-
-def _check_until(until: str) -> None:
-    if until.isdigit():
-        return
-    try:
-        time = datetime.fromisoformat(until)
-    except ValueError:
-        raise click.UsageError(
-            f"--until {until!r} is neither a position nor a time such as 2026-01-31T12:00:00Z"
-        ) from None
-    if time.tzinfo is None:
-        raise click.UsageError(f"--until {until!r} needs its offset, such as a trailing Z")
-
-
-def _check_replay(
-    until: str | None, into: str | None, follows_nothing: bool, *alternatives: bool
-) -> None:
-    if (until is None) != (into is None):
-        raise click.UsageError("--until and --into go together")
-    if follows_nothing:
-        raise click.UsageError("--follow goes with --build-only")
-    if sum([until is not None, *alternatives]) > 1:
-        raise click.UsageError(
-            "--until, --build-only, --back and --drop-retired exclude each other"
-        )
-    if until is not None and into is not None:
-        _check_until(until)
-        _check_schema(into)
-
-
-def _check_schema(schema: str) -> None:
-    reserved = schema in ("public", "information_schema") or schema.startswith(
-        ("pg_", "aside_", "rebuild_", "retired_", "verify_")
-    )
-    if reserved or not schema.isidentifier() or len(schema) > 40:
-        raise click.UsageError(f"--into {schema!r} can't be the name of a schema of your own")
-
-
 def _run(work: Coroutine[Any, Any, int | None]) -> None:
-    """Runs on uvloop; a known trouble becomes one line."""
+    """A known trouble becomes one line."""
+    try:
+        code = _done(work)
+    except MessengerError as error:
+        raise _Failure(str(error)) from error
+    sys.exit(code)
+
+
+def _run_logging(process: str, settings: Settings, work: Coroutine[Any, Any, None]) -> None:
+    """Any trouble becomes the last line of the log."""
+    from infra.logs import Logger, traceback_of
+
+    logger = Logger(settings.log_level, process=process)
+    try:
+        code = _done(work)
+    except Exception as error:  # noqa: BLE001 - Python would tell what a log must not: values of rows
+        if not isinstance(error, MessengerError):
+            logger.error("internal_error", traceback=traceback_of(error))
+        logger.error("process_ends", reason=_first_line(error) or type(error).__name__)
+        code = 1
+    sys.exit(code)
+
+
+def _done(work: Coroutine[Any, Any, int | None]) -> int:
+    """Runs on uvloop; the exit code."""
     import uvloop
 
     try:
-        code = uvloop.run(work)
+        return uvloop.run(work) or 0
     except KeyboardInterrupt:
-        sys.exit(130)
-    except MessengerError as error:
-        raise _Failure(str(error)) from error
-    sys.exit(code or 0)
+        return 130
 
 
 def _first_line(error: object) -> str:
@@ -561,7 +489,7 @@ def _first_line(error: object) -> str:
 
 def main() -> None:
     for argument in sys.argv[1:]:
-        _refuse_what_is_no_text(argument)
+        refuse_what_is_no_text(argument)
     try:
         try:
             messenger(prog_name="messenger")
@@ -572,16 +500,6 @@ def main() -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(f"messenger: the output can't be written: {error.strerror}")
-
-
-def _refuse_what_is_no_text(argument: str) -> None:
-    """It would fail wherever it is first written to."""
-    try:
-        argument.encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(argument).decode(errors="replace")
-        print(f"messenger: an argument is no UTF-8: {shown}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from typing import Any, NamedTuple
 
 from api.stream.presence import Leases
+from api.writing import writing
 from infra import database, garbage, logs, metrics, scraping
-from infra.appender import Appender
-from infra.bus import HEAD, Bus
-from infra.database import Pool
+from infra.bus import Bus
 from infra.ending import end
-from infra.executor import Executor
 from infra.history import Witness
 from infra.housekeeping import Housekeeping
 from infra.keyring import Keyring, Secret
 from infra.logs import Logger
 from infra.metrics import (
-    AppendMetrics,
     BusMetrics,
     ProjectorMetrics,
     Registry,
@@ -32,11 +29,10 @@ from infra.projector import Projector
 from infra.relay import Relay
 from infra.removals import Removals
 from infra.settings import Settings
-from infra.tracing import tracing
+from infra.tracing import Tracer, tracing
 from projections.projection import Projection
 
 KEYRING_POOL_SIZE = 2
-WRITING_POOL_SIZE = 4
 
 
 async def until_signal(*work: Coroutine[Any, Any, None]) -> None:
@@ -65,31 +61,45 @@ def scraped(settings: Settings, registry: Registry) -> AbstractAsyncContextManag
     return scraping.served(settings.metrics_address, page)
 
 
-async def relay(settings: Settings) -> None:
-    logger = Logger(settings.log_level, process="relay")
-    logs.forward(logger)
-    registry = metrics.registry()
-    counted = RelayMetrics(registry)
+class Copying(NamedTuple):
+    """What a daemon has that copies the log to somewhere."""
+
+    logger: Logger
+    registry: Registry
+    tracer: Tracer | None
+    bus: Bus
+
+
+@asynccontextmanager
+async def copying(settings: Settings, *, process: str) -> AsyncIterator[Copying]:
+    logger, registry = _telling(settings, process)
     async with (
         scraped(settings, registry),
-        tracing(settings, process="relay") as tracer,
-        Bus.of(settings, name="relay", metrics=BusMetrics(registry)) as bus,
+        tracing(settings, process=process) as tracer,
+        Bus.of(settings, name=process, metrics=BusMetrics(registry)) as bus,
     ):
+        yield Copying(logger, registry, tracer, bus)
+
+
+def _telling(settings: Settings, process: str) -> tuple[Logger, Registry]:
+    logger = Logger(settings.log_level, process=process)
+    logs.forward(logger)
+    return logger, metrics.registry()
+
+
+async def relay(settings: Settings) -> None:
+    async with copying(settings, process="relay") as (logger, registry, tracer, bus):
+        counted = RelayMetrics(registry)
         await until_signal(Relay(settings.database_url, bus, logger, counted, tracer).run())
 
 
 async def project(settings: Settings, projections: Sequence[Projection]) -> None:
     give_way(CATCHING_UP)
-    logger = Logger(settings.log_level, process="projector")
-    logs.forward(logger)
-    registry = metrics.registry()
-    counted = ProjectorMetrics(registry)
     async with (
-        scraped(settings, registry),
-        tracing(settings, process="projector") as tracer,
+        copying(settings, process="projector") as (logger, registry, tracer, bus),
         keyring(settings) as keys,
-        Bus.of(settings, name="projector", metrics=BusMetrics(registry)) as bus,
     ):
+        counted = ProjectorMetrics(registry)
         projectors = [
             Projector(
                 projection,
@@ -107,11 +117,9 @@ async def project(settings: Settings, projections: Sequence[Projection]) -> None
 
 async def maintain(settings: Settings, *, once: bool) -> None:
     """Raises Unavailable where it shall be done once and can't be, or Stopped."""
-    logger = Logger(settings.log_level, process="maintain")
-    logs.forward(logger)
+    logger, registry = _telling(settings, "maintain")
     name = "maintain" if once else database.process_name("maintain")
     passwords = Passwords(rounds=settings.bcrypt_rounds)
-    registry = metrics.registry()
     counted = UpkeepMetrics(registry)
     async with (
         nullcontext() if once else scraped(settings, registry),
@@ -151,46 +159,6 @@ async def maintain(settings: Settings, *, once: bool) -> None:
                 housekeeping.run(),
                 witness.watch(),
             )
-
-
-class Writing(NamedTuple):
-    """What it takes to command something."""
-
-    pool: Pool
-    executor: Executor
-    keyring: Keyring
-    bus: Bus
-
-
-@asynccontextmanager
-async def writing(
-    settings: Settings, *, name: str, passwords: Passwords, registry: Registry | None = None
-) -> AsyncIterator[Writing]:
-    """Raises Unavailable if the database does not answer."""
-    url = settings.database_url
-    async with await database.connect(url, name=name) as connection:
-        secret = await Secret.load(settings.secret, connection)
-    async with (
-        tracing(settings, process=name) as tracer,
-        Bus.of(settings, name=name, metrics=BusMetrics(registry)) as bus,
-        database.pool(url, name=name, size=WRITING_POOL_SIZE) as pool,
-        Appender(
-            url,
-            queue_limit=settings.append_queue_limit,
-            on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
-            metrics=AppendMetrics(registry),
-        ) as appender,
-    ):
-        keys = Keyring(secret, pool)
-        executor = Executor(
-            pool=pool,
-            appender=appender,
-            keyring=keys,
-            secret=secret,
-            passwords=passwords,
-            tracer=tracer,
-        )
-        yield Writing(pool, executor, keys, bus)
 
 
 @asynccontextmanager

@@ -1,20 +1,27 @@
 """What an API process counts besides its machines (infra.metrics), in Prometheus' text form.
 
 Requests go by route template, never by path, so the number of series is bounded by the code.
-Label sets are looked up once and kept: a message sent passes here.
+Label sets are looked up once and kept: a message sent passes here. Those of counters are all there
+from the start; requests by route and status are not, as each would be 16 lines: problems count them.
 """
 
 import asyncio
 from collections.abc import Iterable
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
+from api.look import Look
+from api.problems import REFUSALS
+from commands import HANDLERS
 from infra import metrics
-from infra.metrics import AppendMetrics, BusMetrics, ImageMetrics, QueueMetrics
+from infra.event_log import Head
+from infra.metrics import ImageMetrics, Making, QueueMetrics, begin
 
 BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 # What we close with, what browsers do, and a connection that is just gone.
 CLOSING_CODES = frozenset({1000, 1001, 1005, 1006, 1012, 1013, 4001, 4003, 4008, 4009})
+OTHER = "other"
+CODES = sorted({refusal.code for refusal in REFUSALS})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -22,51 +29,52 @@ class Metrics:
     """One registry a process, none shared with the library's global one."""
 
     def __init__(self) -> None:
-        self._registry = metrics.registry()
-        self.appends = AppendMetrics(self._registry)
-        self.bus = BusMetrics(self._registry)
-        self.images = ImageMetrics(self._registry)
-        self.queues = QueueMetrics(self._registry)
-        self.stream = StreamMetrics(self._registry)
-        self._requests = Histogram(
+        self.registry = metrics.registry()
+        self.images = ImageMetrics(self.registry)
+        self.queues = QueueMetrics(self.registry)
+        self.stream = StreamMetrics(self.registry)
+        make = Making(self.registry)
+        self._requests = make.seconds(
             "messenger_http_request_seconds",
             "HTTP requests by route and status",
-            ("method", "route", "status"),
+            *("method", "route", "status"),
             buckets=BUCKETS_SECONDS,
-            registry=self._registry,
         )
-        self._commands = Counter(
+        self._commands = make.counter(
             "messenger_commands",
             "Commands by name and outcome: done, replayed, or the code of the problem",
-            ("name", "outcome"),
-            registry=self._registry,
+            "name",
+            "outcome",
         )
-        self._problems = Counter(
+        self._problems = make.counter(
             "messenger_problems",
             "Requests and commands that were answered with a problem, by its code",
-            ("code",),
-            registry=self._registry,
+            "code",
         )
-        self._rate_limited = Counter(
+        self._rate_limited = make.counter(
             "messenger_rate_limited",
             "Requests and commands of batches refused, by the limit that they met",
-            ("limit",),
-            registry=self._registry,
+            "limit",
         )
+        begin(self._commands, [handler.name for handler in HANDLERS], ["done", "replayed", *CODES])
+        begin(self._problems, CODES)
         self.asking: asyncio.Task[bytes] | None = None  # the page that is on its way
+        self.at_log = Look[Head]()
+        self.at_relay = Look[None]()
         self.relayed: int | None = None  # as JetStream said when it last answered
         self._request_series: dict[tuple[str, str, int], Histogram] = {}
         self._command_series: dict[tuple[str, str], Counter] = {}
-        self._gauges = {name: self._gauge(name, text) for name, text in _GAUGES.items()}
+        self._gauges = {name: make.gauge(name, text) for name, text in _GAUGES.items()}
         self._projection_gauges = {
-            name: Gauge(name, text, ("projection",), registry=self._registry)
-            for name, text in _PROJECTION_GAUGES.items()
+            name: make.gauge(name, text, "projection") for name, text in _PROJECTION_GAUGES.items()
         }
-        self._failures = Gauge(
+        self._failures = make.gauge(
             "messenger_projection_failed",
             "1 for a projection that stands still, with the event that it can't apply",
-            ("projection", "position", "type", "reason"),
-            registry=self._registry,
+            "projection",
+            "position",
+            "type",
+            "reason",
         )
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -74,7 +82,7 @@ class Metrics:
         series = self._request_series.get(key)
         if series is None:
             # Anybody may make methods up: they are one series.
-            known = method if method in METHODS else "other"
+            known = method if method in METHODS else OTHER
             series = self._requests.labels(known, route, str(status))
             if known == method:
                 self._request_series[key] = series
@@ -89,6 +97,9 @@ class Metrics:
 
     def problem(self, code: str) -> None:
         self._problems.labels(code).inc()
+
+    def begin_limits(self, limits: Iterable[str]) -> None:
+        begin(self._rate_limited, limits)
 
     def rate_limited(self, limit: str) -> None:
         self._rate_limited.labels(limit).inc()
@@ -106,53 +117,41 @@ class Metrics:
             self._failures.labels(*labels).set(1)
 
     def text(self) -> bytes:
-        return metrics.text(self._registry)
-
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, registry=self._registry)
+        return metrics.text(self.registry)
 
 
 class StreamMetrics:
     def __init__(self, registry: metrics.Registry | None = None) -> None:
-        self.starts = Counter(
+        make = Making(registry)
+        self.starts = make.counter(
             "messenger_stream_starts",
             "Streams started: resumed, or fresh (the client reads its state)",
-            ("outcome",),
-            registry=registry,
+            "outcome",
         )
-        self.catch_up_seconds = Histogram(
+        begin(self.starts, ("resumed", "fresh"))
+        self.catch_up_seconds = make.seconds(
             "messenger_stream_catch_up_seconds",
             "From a start that resumes until all that was missed is written",
-            buckets=metrics.SECONDS,
-            registry=registry,
         )
-        self._closed = Counter(
-            "messenger_stream_closed",
-            "Streams ended, by closing code, whoever ended them",
-            ("code",),
-            registry=registry,
+        self._closed = make.counter(
+            "messenger_stream_closed", "Streams ended, by closing code, whoever ended them", "code"
         )
-        self.interruptions = Counter(
+        begin(self._closed, [*map(str, sorted(CLOSING_CODES)), OTHER])
+        self.interruptions = make.counter(
             "messenger_stream_interruptions",
             "Times that the gateway had to wait for the database, or began anew",
-            registry=registry,
         )
-        self.batch_events = Histogram(
-            "messenger_stream_batch_events",
-            "Events that the gateway routed together",
-            buckets=metrics.COUNTS,
-            registry=registry,
+        self.batch_events = make.counts(
+            "messenger_stream_batch_events", "Events that the gateway routed together"
         )
-        self.route_seconds = Histogram(
+        self.route_seconds = make.seconds(
             "messenger_stream_route_seconds",
             "From a batch's arrival until all of it was written to streams",
-            buckets=metrics.SECONDS,
-            registry=registry,
         )
 
     def end(self, code: int) -> None:
         """Clients may send any code: those that mean nothing to us are one series."""
-        self._closed.labels(str(code) if code in CLOSING_CODES else "other").inc()
+        self._closed.labels(str(code) if code in CLOSING_CODES else OTHER).inc()
 
 
 _GAUGES = {

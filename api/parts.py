@@ -14,9 +14,10 @@ from api.metrics import Metrics
 from api.rate_limits import RateLimits
 from api.read_models import ReadModels
 from api.slots import Slots
-from infra import database, pipelined
+from api.writing import writing
+from infra import pipelined
 from infra.appender import Appender
-from infra.bus import HEAD, Bus
+from infra.bus import Bus
 from infra.database import Pool
 from infra.erasure import Erasure
 from infra.executor import Executor
@@ -30,7 +31,7 @@ from infra.sessions import EndedSessions, Sessions
 from infra.settings import Settings
 from infra.spool import spooling
 from infra.tokens import Tokens
-from infra.tracing import Tracer, tracing
+from infra.tracing import Tracer
 from infra.uploads import Uploads
 
 MAX_UPLOADS_AT_ONCE = 32
@@ -67,81 +68,74 @@ class Parts(NamedTuple):
 @asynccontextmanager
 async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Parts]:
     """Raises Unavailable if the database does not answer."""
-    url = settings.database_url
-    secret = await _secret(settings)
-    pool_size = max(2, settings.database_pool_size // 2)
-    metrics = Metrics()
+    logger, metrics = Logger(settings.log_level, process=name), Metrics()
+    passwords = Passwords(rounds=settings.bcrypt_rounds)
     async with (
-        tracing(settings, process=name) as tracer,
-        Bus.of(settings, name=name, metrics=metrics.bus) as bus,
-        database.pool(url, name=f"{name} write", size=pool_size) as pool,
-        _read_pool(settings, name, pool_size) as read_pool,
-        _appender(settings, bus, metrics) as appender,
+        writing(
+            settings,
+            name=name,
+            passwords=passwords,
+            registry=metrics.registry,
+            pool_name=f"{name} write",
+            pool_size=_pool_size(settings),
+        ) as (secret, pool, bus, appender, keyring, executor, tracer),
         spooling() as spool,
         Objects(settings) as objects,
         Images(workers=IMAGE_WORKERS, metrics=metrics.images) as images,
-        EndedSessions(url, pool, bus, access_token_seconds=settings.access_token_seconds) as ended,
-        ReadModels(
-            read_pool, pool, bus, objects, wait_seconds=settings.read_wait_seconds
-        ) as read_models,
+        _reading(settings, name, pool, bus, objects) as read_models,
+        _sessions(settings, pool, bus, secret) as (tokens, ended, sessions),
+        Erasure(pool, executor, keyring, sessions, logger) as erasure,
     ):
-        passwords = Passwords(rounds=settings.bcrypt_rounds)
-        tokens = Tokens(secret)
-        logger = Logger(settings.log_level, process=name)
-        keyring = Keyring(secret, pool)
-        executor = Executor(
+        yield Parts(
+            settings=settings,
             pool=pool,
+            bus=bus,
             appender=appender,
             keyring=keyring,
-            secret=secret,
+            executor=executor,
             passwords=passwords,
+            login_limits=LoginLimits(pool, secret, settings),
+            rate_limits=RateLimits(settings, metrics),
+            tokens=tokens,
+            sessions=sessions,
+            ended=ended,
+            erasure=erasure,
+            objects=objects,
+            images=images,
+            uploads=Uploads(pool, executor, images, objects),
+            upload_slots=Slots(total=MAX_UPLOADS_AT_ONCE, each=MAX_UPLOADS_OF_A_USER),
+            spool=spool,
+            read_models=read_models,
+            metrics=metrics,
+            logger=logger,
             tracer=tracer,
         )
-        sessions = Sessions(
-            pool, tokens, ended, refresh_token_seconds=settings.refresh_token_seconds
-        )
-        async with Erasure(pool, executor, keyring, sessions, logger) as erasure:
-            yield Parts(
-                settings=settings,
-                pool=pool,
-                bus=bus,
-                appender=appender,
-                keyring=keyring,
-                executor=executor,
-                passwords=passwords,
-                login_limits=LoginLimits(pool, secret, settings),
-                rate_limits=RateLimits(settings, metrics),
-                tokens=tokens,
-                sessions=sessions,
-                ended=ended,
-                erasure=erasure,
-                objects=objects,
-                images=images,
-                uploads=Uploads(pool, executor, images, objects),
-                upload_slots=Slots(total=MAX_UPLOADS_AT_ONCE, each=MAX_UPLOADS_OF_A_USER),
-                spool=spool,
-                read_models=read_models,
-                metrics=metrics,
-                logger=logger,
-                tracer=tracer,
-            )
 
 
-def _appender(settings: Settings, bus: Bus, metrics: Metrics) -> Appender:
-    return Appender(
-        settings.database_url,
-        queue_limit=settings.append_queue_limit,
-        on_commit=lambda head: bus.hint(HEAD, b"%d" % head),
-        metrics=metrics.appends,
-    )
+def _pool_size(settings: Settings) -> int:
+    """Of each of the two: one reads, one writes."""
+    return max(2, settings.database_pool_size // 2)
 
 
-def _read_pool(settings: Settings, name: str, size: int) -> pipelined.Pool:
+@asynccontextmanager
+async def _reading(
+    settings: Settings, name: str, pool: Pool, bus: Bus, objects: Objects
+) -> AsyncIterator[ReadModels]:
     url = settings.database_replica_url or settings.database_url
-    return pipelined.pool(url, name=f"{name} read", size=size)
+    seconds = settings.read_wait_seconds
+    async with (
+        pipelined.pool(url, name=f"{name} read", size=_pool_size(settings)) as read_pool,
+        ReadModels(read_pool, pool, bus, objects, wait_seconds=seconds) as read_models,
+    ):
+        yield read_models
 
 
-async def _secret(settings: Settings) -> Secret:
-    connection = await database.connect(settings.database_url, name="secret")
-    async with connection:
-        return await Secret.load(settings.secret, connection)
+@asynccontextmanager
+async def _sessions(
+    settings: Settings, pool: Pool, bus: Bus, secret: Secret
+) -> AsyncIterator[tuple[Tokens, EndedSessions, Sessions]]:
+    url, tokens = settings.database_url, Tokens(secret)
+    life_seconds = settings.access_token_seconds
+    async with EndedSessions(url, pool, bus, access_token_seconds=life_seconds) as ended:
+        seconds = settings.refresh_token_seconds
+        yield tokens, ended, Sessions(pool, tokens, ended, refresh_token_seconds=seconds)

@@ -44,6 +44,7 @@ class RateLimits:
         self._metrics = metrics
         self._now_ns = now_ns
         self._addresses, self._users, self._passwords = map(Buckets, limits(settings))
+        metrics.begin_limits(limit.name for limit in limits(settings))
 
     def arrived(self, scope: Any) -> None:
         self._take(scope, self._addresses, address(scope), 1)

@@ -1,10 +1,13 @@
 """`GET /metrics`: what this process counts, with where the log and all that follow it are.
 
+While PostgreSQL says nothing the page comes all the same at once, with what was known.
 Where `MESSENGER_METRICS_PEERS` names processes (as under `messenger up`), the page is that of all of
 them, whichever API process answers: each line says whose it is.
 """
 
 import asyncio
+from contextlib import suppress
+from functools import partial
 
 from api.http import Reply
 from api.metrics import Metrics
@@ -16,6 +19,8 @@ from infra import passwords, pipelined, progress, scraping
 from infra.database import DOWN, Pool
 from infra.errors import Unavailable
 from infra.event_log import Head
+
+PATIENCE_SECONDS = 0.8  # with each of the two servers, before the page goes without
 
 
 async def metrics(call: Call) -> Reply:
@@ -36,8 +41,24 @@ async def own(parts: Parts) -> bytes:
     parts.metrics.show("messenger_append_queue", parts.appender.queued)
     parts.metrics.show("messenger_append_batches", parts.appender.batches)
     parts.metrics.show("messenger_append_commands", parts.appender.commands)
-    parts.metrics.show("messenger_database_up", await _show_positions(parts))
+    head = await _seen(parts)
+    parts.metrics.show("messenger_database_up", head is not None)
+    if head is not None:
+        with suppress(*DOWN, Unavailable):
+            await parts.metrics.at_relay.found(
+                partial(_show_relay, parts, head), patience_seconds=PATIENCE_SECONDS
+            )
     return parts.metrics.text()
+
+
+async def _seen(parts: Parts) -> Head | None:
+    """None while the database is away."""
+    try:
+        return await parts.metrics.at_log.found(
+            partial(_show_positions, parts), patience_seconds=PATIENCE_SECONDS
+        )
+    except (*DOWN, Unavailable):
+        return None
 
 
 def watch_queues(parts: Parts) -> None:
@@ -52,15 +73,12 @@ def watch_queues(parts: Parts) -> None:
     watch("read connections", lambda: _waiting(parts.read_models.pool))
 
 
-async def _show_positions(parts: Parts) -> bool:
+async def _show_positions(parts: Parts) -> Head:
+    """Raises what a database that is away raises, or Unavailable."""
     show = parts.metrics.show
-    try:
-        head, projections = await projections_of(parts)
-        show("messenger_log_position", head.position)
-        show("messenger_log_epoch", head.epoch)
-        await _show_relay(parts, head)
-    except (*DOWN, Unavailable):
-        return False
+    head, projections = await projections_of(parts)
+    show("messenger_log_position", head.position)
+    show("messenger_log_epoch", head.epoch)
     for item in projections:
         _show_projection(parts.metrics, item)
     parts.metrics.show_failures(
@@ -68,7 +86,7 @@ async def _show_positions(parts: Parts) -> bool:
         for item in projections
         if item.failure is not None
     )
-    return True
+    return head
 
 
 async def _show_relay(parts: Parts, head: Head) -> None:

@@ -205,17 +205,10 @@ async def run_skip(settings: Settings, projection: Projection, position: int, wh
 
 async def run_new_epoch(settings: Settings) -> None:
     """With the servers of the data directory, where no others are given or running."""
-    if at_rest.has_servers(settings):
-        async with at_rest.started(settings) as addressed:
-            await _new_epoch(addressed)
-    else:
-        await _new_epoch(settings)
-
-
-async def _new_epoch(settings: Settings) -> None:
     async with (
-        await database.connect(settings.database_url, name="new epoch") as connection,
-        Bus.of(settings, name="new epoch") as bus,
+        at_rest.started(settings) as addressed,
+        await database.connect(addressed.database_url, name="new epoch") as connection,
+        Bus.of(addressed, name="new epoch") as bus,
     ):
         head = await history.new_epoch(bus, connection)
     print(f"epoch {head.epoch} begins after position {head.position}")

@@ -27,12 +27,20 @@ REMEDY = (
     "(README, Going back in time)"
 )
 WATCH_SECONDS = 1.0
+COMPARED_AT_ONCE = 100
 NOTHING = ""
 
 EVENT_ID = """
     SELECT event_id::text
     FROM event_log
     WHERE position = %s
+"""
+
+EVENT_IDS = """
+    SELECT position, event_id::text
+    FROM event_log
+    WHERE position > %s AND position <= %s
+    ORDER BY position
 """
 
 # A log goes back with another server, one that was started again, or tables that were made again.
@@ -91,6 +99,21 @@ async def check_copy(bus: Bus, connection: Connection, *, at: int | None = None)
         raise Foreign(f"{told}somebody else published there (README, Going back in time)")
     if row is None or copied != row[0]:
         raise Stopped(f"{told}{REMEDY}")
+
+
+async def first_difference(
+    bus: Bus, connection: Connection, stream: str, *, last: int, events: int
+) -> int | None:
+    """The first of so many positions up to the last at which a copy does not hold the log's event.
+    Raises Unavailable."""
+    rows = await (await connection.execute(EVENT_IDS, (last - events, last))).fetchall()
+    for begin in range(0, len(rows), COMPARED_AT_ONCE):
+        logged = rows[begin : begin + COMPARED_AT_ONCE]
+        copied = await asyncio.gather(*(_event_id(bus, stream, position) for position, _ in logged))
+        for (position, event_id), copied_id in zip(logged, copied, strict=True):
+            if copied_id not in (event_id, NOTHING):
+                return int(position)
+    return None
 
 
 async def _event_id(bus: Bus, stream: str, sequence: int) -> str | None:

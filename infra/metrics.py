@@ -2,10 +2,12 @@
 
 Each machine has a class of counters here; a process makes those of the machines that it has, in one
 registry of its own. A machine that is given none counts for nobody. Where a path is hot it counts
-once a batch, not once an event. `infra/production/metrics.md` says what each name means.
+once a batch, not once an event. A counter has all label sets that are known beforehand from the
+start, at 0 (`begin`). `infra/production/metrics.md` says what each name means.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,6 +18,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.process_collector import ProcessCollector
+
+from infra.errors import ImageBroken, ImageTooLarge, MessengerError, NotAnImage, Unavailable
 
 # When each series began: as many lines again, which nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -40,18 +44,43 @@ def text(registry: Registry) -> bytes:
     return generate_latest(registry)
 
 
+class Making:
+    """Metrics of one registry; `labels` are the names of theirs."""
+
+    def __init__(self, registry: Registry | None) -> None:
+        self._registry = registry
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self._registry)
+
+    def seconds(
+        self, name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS
+    ) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
+
+    def counts(self, name: str, text: str, *labels: str) -> Histogram:
+        return self.seconds(name, text, *labels, buckets=COUNTS)
+
+
+def begin(counter: Counter, *labels: Iterable[str]) -> None:
+    """Prometheus sees a series grow only from what it scraped before: without a 0 there, `increase()`
+    misses the first event."""
+    for values in product(*labels):
+        counter.labels(*values)
+
+
 class BusMetrics:
     def __init__(self, registry: Registry | None = None) -> None:
-        self.up = Gauge(
-            "messenger_bus_up", "Whether this process is connected to NATS", registry=registry
+        make = Making(registry)
+        self.up = make.gauge("messenger_bus_up", "Whether this process is connected to NATS")
+        self.reconnects = make.counter(
+            "messenger_bus_reconnects", "Times that NATS was there again"
         )
-        self.reconnects = Counter(
-            "messenger_bus_reconnects", "Times that NATS was there again", registry=registry
-        )
-        self.lost_hints = Counter(
-            "messenger_bus_publish_failures",
-            "Hints that did not go out, as NATS was away",
-            registry=registry,
+        self.lost_hints = make.counter(
+            "messenger_bus_publish_failures", "Hints that did not go out, as NATS was away"
         )
 
 
@@ -59,134 +88,107 @@ class AppendMetrics:
     """The first of a batch waits longest: its wait bounds that of all."""
 
     def __init__(self, registry: Registry | None = None) -> None:
-        self.batch_commands = Histogram(
-            "messenger_append_batch_commands",
-            "Commands in a batch",
-            buckets=COUNTS,
-            registry=registry,
-        )
-        self.wait_seconds = Histogram(
+        make = Making(registry)
+        self.batch_commands = make.counts("messenger_append_batch_commands", "Commands in a batch")
+        self.wait_seconds = make.seconds(
             "messenger_append_wait_seconds",
             "How long the first command of a batch waited to be sent off",
-            buckets=SECONDS,
-            registry=registry,
         )
-        self.commit_seconds = Histogram(
-            "messenger_append_commit_seconds",
-            "How long the database took for a batch",
-            buckets=SECONDS,
-            registry=registry,
+        self.commit_seconds = make.seconds(
+            "messenger_append_commit_seconds", "How long the database took for a batch"
         )
-        self.verdicts = Counter(
-            "messenger_append_verdicts",
-            "Commands written, or not, by what the log said",
-            ("verdict",),
-            registry=registry,
+        self.verdicts = make.counter(
+            "messenger_append_verdicts", "Commands written, or not, by what the log said", "verdict"
         )
-        self.events = Counter(
-            "messenger_append_events", "Events that this process has written", registry=registry
+        self.events = make.counter(
+            "messenger_append_events", "Events that this process has written"
         )
-        self.interruptions = Counter(
+        self.interruptions = make.counter(
             "messenger_append_interruptions",
             "Times that the database was away as a batch was to be written",
-            registry=registry,
         )
 
 
 class RelayMetrics:
     def __init__(self, registry: Registry | None = None) -> None:
-        self.leads = Gauge(
-            "messenger_relay_leads",
-            "Whether this relay is the one that copies",
-            registry=registry,
+        make = Making(registry)
+        self.leads = make.gauge(
+            "messenger_relay_leads", "Whether this relay is the one that copies"
         )
-        self.sent_position = Gauge(
+        self.sent_position = make.gauge(
             "messenger_relay_sent_position",
             "The last event that this relay knows to be in JetStream",
-            registry=registry,
         )
-        self.window_events = Histogram(
-            "messenger_relay_window_events",
-            "Events sent at once",
-            buckets=COUNTS,
-            registry=registry,
-        )
-        self.window_seconds = Histogram(
+        self.window_events = make.counts("messenger_relay_window_events", "Events sent at once")
+        self.window_seconds = make.seconds(
             "messenger_relay_window_seconds",
             "How long reading a window and sending it took, until JetStream had it",
-            buckets=SECONDS,
-            registry=registry,
         )
-        self.interruptions = Counter(
+        self.interruptions = make.counter(
             "messenger_relay_interruptions",
             "Times that NATS or the database was away, or the copy not as it was left",
-            registry=registry,
         )
-        self.copies_begun = Counter(
-            "messenger_relay_copies_begun",
-            "Times that a copy was made from the beginning",
-            registry=registry,
+        self.copies_begun = make.counter(
+            "messenger_relay_copies_begun", "Times that a copy was made from the beginning"
         )
+
+
+# Where a projector reads events.
+LOG, JETSTREAM = SOURCES = ("log", "jetstream")
+REASONS = ("fenced", "poisoned", "interrupted")
 
 
 class ProjectorMetrics:
     """Of all the projections that a process keeps up to date."""
 
     def __init__(self, registry: Registry | None = None) -> None:
-        labels = ("projection",)
-        self.position = Gauge(
+        make = Making(registry)
+        self.position = make.gauge(
             "messenger_projector_position",
             "The last event that this projector has applied",
-            labels,
-            registry=registry,
+            "projection",
         )
-        self.batch_events = Histogram(
-            "messenger_projector_batch_events",
-            "Events in a batch",
-            labels,
-            buckets=COUNTS,
-            registry=registry,
+        self.batch_events = make.counts(
+            "messenger_projector_batch_events", "Events in a batch", "projection"
         )
-        self.commit_seconds = Histogram(
+        self.commit_seconds = make.seconds(
             "messenger_projector_commit_seconds",
             "How long planning a batch and writing it took",
-            labels,
-            buckets=SECONDS,
-            registry=registry,
+            "projection",
         )
-        self.events = Counter(
+        self.events = make.counter(
             "messenger_projector_events",
             "Events applied, by where they were read",
-            ("projection", "source"),
-            registry=registry,
+            "projection",
+            "source",
         )
-        self.interruptions = Counter(
+        self.interruptions = make.counter(
             "messenger_projector_interruptions",
             "Times that it had to begin anew, by reason: fenced, poisoned, interrupted",
-            ("projection", "reason"),
-            registry=registry,
+            "projection",
+            "reason",
         )
-        self.buffered = Gauge(
+        self.buffered = make.gauge(
             "messenger_projector_buffered_events",
             "Events received from JetStream that wait to be applied",
-            labels,
-            registry=registry,
+            "projection",
         )
+
+    def begin(self, projection: str) -> None:
+        begin(self.events, [projection], SOURCES)
+        begin(self.interruptions, [projection], REASONS)
 
 
 class ReplayMetrics:
     """Of `messenger replay` and `messenger verify`."""
 
     def __init__(self, registry: Registry | None = None) -> None:
-        labels = ("projection",)
-        self._position = Gauge(
-            "messenger_replay_position",
-            "The last event that the rebuild has applied",
-            labels,
-            registry=registry,
+        make = Making(registry)
+        self._position = make.gauge(
+            "messenger_replay_position", "The last event that the rebuild has applied", "projection"
         )
-        self._target = Gauge(
-            "messenger_replay_target", "Where the rebuild aims at", labels, registry=registry
+        self._target = make.gauge(
+            "messenger_replay_target", "Where the rebuild aims at", "projection"
         )
 
     def reached(self, projection: str, position: int, up_to: int) -> None:
@@ -194,66 +196,60 @@ class ReplayMetrics:
         self._target.labels(projection).set(up_to)
 
 
+WORKS = ("objects", "rounds")
+
+
 class UpkeepMetrics:
     """Of `messenger maintain`."""
 
     def __init__(self, registry: Registry | None = None) -> None:
-        self.removals_position = Gauge(
+        make = Making(registry)
+        self.removals_position = make.gauge(
             "messenger_removals_position",
             "The last event after which all objects that it ended are removed",
-            registry=registry,
         )
-        self.removals_lag_events = Gauge(
+        self.removals_lag_events = make.gauge(
             "messenger_removals_lag_events",
             "Events that were not looked at yet for objects to remove",
-            registry=registry,
         )
-        self.removals_outstanding = Gauge(
+        self.removals_outstanding = make.gauge(
             "messenger_removals_outstanding",
             "Events whose objects are being removed, or could not be yet",
-            registry=registry,
         )
-        self.failures = Counter(
+        self.failures = make.counter(
             "messenger_upkeep_failures",
             "Rounds that could not do all, by work: objects, rounds",
-            ("work",),
-            registry=registry,
+            "work",
         )
-        self.partitions_ahead = Gauge(
+        begin(self.failures, WORKS)
+        self.partitions_ahead = make.gauge(
             "messenger_partitions_ahead",
             "Months after this one whose partitions of messages are there",
-            registry=registry,
         )
-        self.database_bytes = Gauge(
-            "messenger_database_bytes", "Size of the whole database", registry=registry
+        self.database_bytes = make.gauge("messenger_database_bytes", "Size of the whole database")
+        self.round_at = make.gauge(
+            "messenger_upkeep_round_timestamp_seconds", "When the last whole round ended"
         )
-        self.round_at = Gauge(
-            "messenger_upkeep_round_timestamp_seconds",
-            "When the last whole round ended",
-            registry=registry,
-        )
+
+
+IMAGE_ERRORS = (NotAnImage, ImageTooLarge, ImageBroken, Unavailable, MessengerError)
+OUTCOMES = ("done", "interrupted", *(error.__name__ for error in IMAGE_ERRORS))
 
 
 class ImageMetrics:
     """Of the workers that an API process has."""
 
     def __init__(self, registry: Registry | None = None) -> None:
-        self.seconds = Histogram(
-            "messenger_image_seconds",
-            "How long an image took, with its wait for a worker",
-            buckets=SECONDS,
-            registry=registry,
+        make = Making(registry)
+        self.seconds = make.seconds(
+            "messenger_image_seconds", "How long an image took, with its wait for a worker"
         )
-        self.outcomes = Counter(
-            "messenger_images",
-            "Images by outcome: done, or the name of the refusal",
-            ("outcome",),
-            registry=registry,
+        self.outcomes = make.counter(
+            "messenger_images", "Images by outcome: done, or the name of the refusal", "outcome"
         )
-        self.workers_started = Counter(
-            "messenger_image_workers_started",
-            "Workers started; each does up to 500 images",
-            registry=registry,
+        begin(self.outcomes, OUTCOMES)
+        self.workers_started = make.counter(
+            "messenger_image_workers_started", "Workers started; each does up to 500 images"
         )
 
 
@@ -261,15 +257,9 @@ class QueueMetrics:
     """How full what is bounded is."""
 
     def __init__(self, registry: Registry | None = None) -> None:
-        self._length = Gauge(
-            "messenger_queue_length", "What waits in a queue", ("queue",), registry=registry
-        )
-        self._limit = Gauge(
-            "messenger_queue_limit",
-            "Beyond so many a queue refuses",
-            ("queue",),
-            registry=registry,
-        )
+        make = Making(registry)
+        self._length = make.gauge("messenger_queue_length", "What waits in a queue", "queue")
+        self._limit = make.gauge("messenger_queue_limit", "Beyond so many a queue refuses", "queue")
 
     def watch(self, queue: str, length: Callable[[], float], limit: float | None = None) -> None:
         """The length is asked for at each scrape."""

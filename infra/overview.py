@@ -21,7 +21,7 @@ from infra.processes import PROJECTOR, Process, Processes, Sighting
 from infra.progress import LIVE_LAG_SECONDS, Progress
 from infra.removals import REMOVED
 
-BUS_TIMEOUT_SECONDS = 1.0
+BUS_TIMEOUT_SECONDS = 0.5
 DATABASE_TIMEOUT_SECONDS = 3.0
 SIZE_SECONDS = 30.0
 MAX_COUNTED = 10_000

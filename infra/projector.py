@@ -31,7 +31,7 @@ from infra.errors import MessengerError, Stopped, Unavailable
 from infra.follower import Follower
 from infra.keyring import Keyring
 from infra.logs import Logger
-from infra.metrics import ProjectorMetrics
+from infra.metrics import JETSTREAM, LOG, ProjectorMetrics
 from infra.tracing import MAX_FOLLOWED, Tracer
 from projections.projection import MonthlyPartitions, Projection, Statement, Step
 
@@ -49,8 +49,6 @@ RETRY_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 FENCED_SECONDS = 0.25
 STAND_BY_SECONDS = 0.5
 # Where events were read.
-LOG = "log"
-JETSTREAM = "jetstream"
 STATEMENT_TIMEOUT_MS = 120_000
 
 CHECKPOINT = """
@@ -323,6 +321,7 @@ class Projector:
         name = projection.name
         self._batch_events = self._metrics.batch_events.labels(name)
         self._commit_seconds = self._metrics.commit_seconds.labels(name)
+        self._metrics.begin(name)
         self._metrics.position.labels(name).set_function(lambda: self.position)
 
     async def run(self) -> None:

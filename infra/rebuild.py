@@ -45,6 +45,7 @@ INDEX_TIMEOUT_MS = 3_600_000
 TURN_TIMEOUT_MS = 15_000
 # How often a backend looks, in the middle of a statement, whether its client is still there.
 ORPHAN_MS = 1_000
+MAX_MISSING_TOLD = 3
 
 # What a rebuild needs in its schema, and tables that were put aside keep.
 KEPT_BESIDE = (tables.projection_checkpoints, tables.skipped_events)
@@ -101,6 +102,13 @@ TAKE_TURN = """
 
 LOOK_FOR_CLIENT = """
     SELECT set_config('client_connection_check_interval', %s, false)
+"""
+
+RETIRED = """
+    SELECT nspname
+    FROM pg_namespace
+    WHERE nspname ~ ('^retired_' || %s || '(_[0-9]+)?$')
+    ORDER BY nspname
 """
 
 COLUMNS = """
@@ -226,17 +234,11 @@ async def reopened(
 ) -> AsyncIterator[Rebuild]:
     """Goes on with tables that a swap put aside. Raises Unavailable if this code can't."""
     async with _connections(projection, url, schema) as (reading, writing):
-        missing = await _missing(writing, projection, schema)
-        if missing:
-            raise Unavailable(
-                f"{schema} has no {missing[0]} to go on with: run `messenger replay "
-                f"{projection.name}`"
-            )
+        await _refuse_missing(writing, projection, schema)
         copy = await _copy(projection, schema, reading, writing, keyring)
         if not await _is_of_log(copy, None):
             raise Unavailable(
-                f"{schema} has what the log has not, or what was skipped since: run "
-                f"`messenger replay {projection.name}`"
+                f"{schema} has what the log has not, or what was skipped since: {_anew(projection)}"
             )
         yield await _begun(copy)
 
@@ -296,6 +298,31 @@ async def _begun(copy: Rebuild) -> Rebuild:
     await copy.writer.connection.execute(HONOUR, (copy.projection.name, copy.honoured))
     copy.position = await copy.writer.checkpoint()
     return copy
+
+
+async def retired(connection: Connection, projection: Projection) -> list[str]:
+    """The schemas with what swaps put aside, of every version."""
+    cursor = await connection.execute(RETIRED, (projection.name,))
+    return [schema for (schema,) in await cursor.fetchall()]
+
+
+async def _refuse_missing(connection: Connection, projection: Projection, schema: str) -> None:
+    missing = await _missing(connection, projection, schema)
+    if not missing:
+        return
+    there = await retired(connection, projection)
+    if schema in there:
+        lacks = ", ".join(missing[:MAX_MISSING_TOLD])
+        raise Unavailable(f"{schema} lacks {lacks}, which this code needs: {_anew(projection)}")
+    others = f", but {' and '.join(there)} for code of that version" if there else ""
+    raise Unavailable(
+        f"there is nothing to go back to: no schema {schema}{others}; no replay has put these tables "
+        f"aside, or they were dropped since; {_anew(projection)}"
+    )
+
+
+def _anew(projection: Projection) -> str:
+    return f"`messenger replay {projection.name}` makes the tables anew from the log"
 
 
 async def _missing(connection: Connection, projection: Projection, schema: str) -> list[str]:

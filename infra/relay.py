@@ -3,7 +3,8 @@
 It asks JetStream for its last sequence and sends what comes after it, in windows, each message
 with the sequence that must be there before it. At the end of a window it waits for the
 acknowledgements of all: a stranger's message in its middle would take an event's place, and the
-next ones would fit again. It keeps no checkpoint, so a copy that vanished or went back is just
+next ones would fit again. A relay that died before it heard of that leaves it to the next, which
+begins with a look at as many of the copy's last messages as a window has. It keeps no checkpoint, so a copy that vanished or went back is just
 filled again. Any number of relays are safe, for the expected sequences let each event in once; an
 advisory lock lets one lead and the others wait.
 
@@ -167,7 +168,17 @@ class Relay:
             # Its sequences can't be used again: only a new stream holds the old events.
             await self._bus.delete_stream(stream)
             return await self._begin(stream, head)
+        await self._check_last_window(connection, stream, extent.last)
         return extent.last
+
+    async def _check_last_window(self, connection: Connection, stream: str, last: int) -> None:
+        """Whoever sent it may not have heard what was refused in its middle."""
+        differs = await history.first_difference(
+            self._bus, connection, stream, last=last, events=WINDOW_EVENTS
+        )
+        if differs is not None:
+            await history.check_copy(self._bus, connection, at=differs)
+            raise Unavailable(f"{stream} changes at {differs}")
 
     async def _begin(self, stream: str, head: event_log.Head) -> int:
         """A new copy, of as much as is retained; that of an earlier epoch makes room for it."""

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
 import psycopg
 from psycopg import sql
@@ -60,12 +60,6 @@ MEMBERS = """
     ORDER BY c.relname
 """
 
-RETIRED = """
-    SELECT nspname
-    FROM pg_namespace
-    WHERE nspname ~ ('^retired_' || %s || '(_[0-9]+)?$')
-"""
-
 PLACE_OF_RETIRED = sql.SQL(
     """
     UPDATE {schema}.projection_checkpoints
@@ -101,34 +95,41 @@ class Past(NamedTuple):
     skipped: list[Skip]
 
 
-async def replay(
-    projection: Projection,
-    *,
-    url: str,
-    keyring: Keyring,
-    progress: Progress,
-    full_speed: bool = False,
-) -> Swap:
+class How(TypedDict):
+    """`full_speed`: nobody is served meanwhile."""
+
+    url: str
+    keyring: Keyring
+    progress: Progress
+    full_speed: NotRequired[bool]
+
+
+async def replay(projection: Projection, **how: Unpack[How]) -> Swap:
     """Rebuilds and swaps; goes on where an interrupted one, or `built`, was. Raises Unavailable."""
-    async with built(
-        projection, url=url, keyring=keyring, progress=progress, full_speed=full_speed
+    async with built(projection, **how) as copy:
+        return await _go_live(copy)
+
+
+async def back(projection: Projection, **how: Unpack[How]) -> Swap:
+    """Brings what a swap put aside to the head, and swaps it in again. Raises Unavailable."""
+    schema = retired_schema(projection, projection.version)
+    async with rebuild.reopened(
+        projection, url=how["url"], schema=schema, keyring=how["keyring"]
     ) as copy:
+        if how.get("full_speed"):
+            await copy.hurry()
+        await _approach(copy, how["progress"])
         return await _go_live(copy)
 
 
 @asynccontextmanager
-async def built(
-    projection: Projection,
-    *,
-    url: str,
-    keyring: Keyring,
-    progress: Progress,
-    full_speed: bool = False,
-) -> AsyncIterator[Rebuild]:
+async def built(projection: Projection, **how: Unpack[How]) -> AsyncIterator[Rebuild]:
     """Beside the live ones and close to the head, where it stays until a replay goes on with it."""
-    schema = f"rebuild_{_label(projection, projection.version)}"
-    async with rebuild.opened(projection, url=url, schema=schema, keyring=keyring) as copy:
-        if full_speed:
+    schema, progress = f"rebuild_{_label(projection, projection.version)}", how["progress"]
+    async with rebuild.opened(
+        projection, url=how["url"], schema=schema, keyring=how["keyring"]
+    ) as copy:
+        if how.get("full_speed"):
             await copy.hurry()
         else:
             # Made at the end they would take a processor for as long as it takes.
@@ -138,23 +139,6 @@ async def built(
         await copy.settle()
         await _approach(copy, progress)
         yield copy
-
-
-async def back(
-    projection: Projection,
-    *,
-    url: str,
-    keyring: Keyring,
-    progress: Progress,
-    full_speed: bool = False,
-) -> Swap:
-    """Brings what a swap put aside to the head, and swaps it in again. Raises Unavailable."""
-    schema = retired_schema(projection, projection.version)
-    async with rebuild.reopened(projection, url=url, schema=schema, keyring=keyring) as copy:
-        if full_speed:
-            await copy.hurry()
-        await _approach(copy, progress)
-        return await _go_live(copy)
 
 
 async def follow(copy: Rebuild, progress: Progress) -> None:
@@ -198,8 +182,7 @@ async def as_of(
 
 async def drop_retired(projection: Projection, connection: Connection) -> None:
     """Of every version."""
-    cursor = await connection.execute(RETIRED, (projection.name,))
-    for (schema,) in await cursor.fetchall():
+    for schema in await rebuild.retired(connection, projection):
         await rebuild.drop(connection, schema)
 
 

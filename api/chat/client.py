@@ -15,12 +15,13 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from api.chat import terminal, typed
+from api.chat.conversation import Message
 from api.chat.errors import ChatError, Refused
 from api.chat.link import Frame, Link, Lost
 from api.chat.server import Json, Server
 from api.chat.terminal import Moment, Screen
 from api.chat.typed import Contact, Delete, Edit, Open, Order, React, Reply, Say, Wrong
-from api.chat.view import Message, View
+from api.chat.view import View
 from api.chat.wording import Line, announced, failed, named_in, note, one_line, short
 from infra import clock
 

@@ -9,11 +9,11 @@ chat that is new to us, is `stale`: the client asks for it, and tells by `know`.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, tzinfo
-from typing import Any
 
 from api.chat import wording
+from api.chat.conversation import Conversation, Json, Message
 from api.chat.wording import (
     DELETED,
     DELETED_USER,
@@ -22,35 +22,10 @@ from api.chat.wording import (
     SOMEBODY,
     Line,
     Person,
-    Standing,
     announced,
     failed,
     note,
 )
-
-MAX_MESSAGES = 1_000
-
-Json = dict[str, Any]
-
-RANKS: dict[Standing, int] = {"sent": 0, "delivered": 1, "read": 2}
-
-
-@dataclass(kw_only=True)
-class Message:
-    """`standing` is of its recipients, on one's own only; `reactions` who reacted, by emoji."""
-
-    id: str
-    number: int
-    position: int
-    at: datetime
-    sender_id: str | None
-    content: str
-    system: Json | None = None
-    reply_to: Json | None = None
-    is_edited: bool = False
-    is_deleted: bool = False
-    reactions: dict[str, dict[str, None]] = field(default_factory=dict)
-    standing: dict[str, Standing] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -64,17 +39,6 @@ class Chat:
     unread: int
     as_of: int
     active_at: str
-
-
-@dataclass(kw_only=True)
-class Conversation:
-    """The chat that is open; `marked` is the last message that was said to be read."""
-
-    chat_id: str
-    members: set[str]
-    messages: dict[str, Message] = field(default_factory=dict)
-    last_number: int = 0
-    marked: str | None = None
 
 
 class View:
@@ -145,7 +109,7 @@ class View:
             self.meet(member["user"])
             conversation.members.add(member["user"]["id"])
         for row in messages:
-            self._take(conversation, self._read(row))
+            conversation.take(self._read(row))
         self.open = conversation
         self.chats[chat_id].unread = 0
         if before is None:
@@ -196,8 +160,7 @@ class View:
         return by_handle or by_name or by_number
 
     def numbered(self, number: int) -> Message | None:
-        messages = self.open.messages.values() if self.open else ()
-        return next((one for one in messages if one.number == number), None)
+        return self.open.numbered(number) if self.open else None
 
     def line(self, message_id: str) -> Line | None:
         """As the message is now; None if it is not in the open chat."""
@@ -208,12 +171,7 @@ class View:
         """Chat and message up to which all is on the screen; None if that is known already."""
         if self.open is None:
             return None
-        others = (
-            one.id
-            for one in reversed(self.open.messages.values())
-            if one.sender_id not in (None, self.user_id)
-        )
-        newest = next(others, None)
+        newest = self.open.newest_of_others(self.user_id)
         if newest is None or newest == self.open.marked:
             return None
         self.open.marked = newest
@@ -312,12 +270,6 @@ class View:
         if sender["display_name"] is not None:
             self.meet(sender)
 
-    def _take(self, conversation: Conversation, message: Message) -> None:
-        conversation.messages[message.id] = message
-        conversation.last_number = max(conversation.last_number, message.number)
-        if len(conversation.messages) > MAX_MESSAGES:
-            del conversation.messages[next(iter(conversation.messages))]
-
     def _in_open(self, data: Json) -> Message | None:
         if self.open is None or data["chat_id"] != self.open.chat_id:
             return None
@@ -366,7 +318,7 @@ class View:
         if data["reply_to"] and data["reply_to"]["sender"]:
             self._hear_of(data["reply_to"]["sender"])
         message = self._heard(self.open, frame["position"], data)
-        self._take(self.open, message)
+        self.open.take(message)
         return self._said([message])
 
     def _heard(self, conversation: Conversation, position: int, data: Json) -> Message:
@@ -395,7 +347,8 @@ class View:
         return [note(f"{self.listed(chat)}: {self.name(sender_id)}: {said}")]
 
     def _edited(self, data: Json) -> list[Line]:
-        self._requote(data["message_id"], data["content"])
+        if self.open is not None:
+            self.open.requote(data["message_id"], data["content"])
         message = self._in_open(data)
         if message is None or message.is_deleted:
             return []
@@ -404,7 +357,8 @@ class View:
         return [announced(f"#{message.number} {self.name(message.sender_id)} edited: {said}")]
 
     def _deleted(self, data: Json) -> list[Line]:
-        self._requote(data["message_id"], REPLY_TO_DELETED)
+        if self.open is not None:
+            self.open.requote(data["message_id"], REPLY_TO_DELETED)
         chat = self.chats.get(data["chat_id"])
         message = self._in_open(data)
         if message is None:
@@ -416,11 +370,6 @@ class View:
         message.content, message.is_deleted = DELETED, True
         message.reactions.clear()
         return [announced(f"#{message.number} was deleted by {self.name(data['by'])}")]
-
-    def _requote(self, message_id: str, content: str) -> None:
-        for message in self.open.messages.values() if self.open else ():
-            if message.reply_to and message.reply_to["id"] == message_id:
-                message.reply_to = {**message.reply_to, "content": content}
 
     def _reacted(self, data: Json, *, is_added: bool) -> list[Line]:
         message = self._in_open(data)
@@ -448,7 +397,7 @@ class View:
         for message in self.open.messages.values():
             before = wording.mark(message.standing.values())
             for mark in data["marks"]:
-                _raise(message, mark)
+                message.mark(mark)
             after = wording.mark(message.standing.values())
             if after != before and not message.is_deleted:
                 numbers.setdefault(after, []).append(message.number)
@@ -468,10 +417,8 @@ class View:
         if before is None or before.name == name:
             return []
         self.people[user_id] = before._replace(name=name)
-        if data.get("erase_messages"):
-            for message in self.open.messages.values() if self.open else ():
-                if message.sender_id == user_id:
-                    message.content = DELETED
+        if data.get("erase_messages") and self.open is not None:
+            self.open.erase(user_id)
         return [note(f"{before.name} is called {name} now")]
 
     def _contact(self, kind: str, data: Json) -> list[Line]:
@@ -545,17 +492,3 @@ class View:
             else note(wording.person(self.person(one)))
             for one in members
         ]
-
-
-def _raise(message: Message, mark: Json) -> None:
-    """A mark covers all up to a position, and never takes anything back."""
-    known = message.standing.get(mark["user_id"])
-    if known is None:
-        return
-    read_up_to = mark["read_up_to"] or 0
-    reached: Standing = "sent"
-    if message.position <= read_up_to:
-        reached = "read"
-    elif message.position <= mark["delivered_up_to"]:
-        reached = "delivered"
-    message.standing[mark["user_id"]] = max(known, reached, key=lambda one: RANKS[one])

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from api.daemons import writing
 from api.irc.accounts import LockedPasswords
 from api.irc.files import ANNOTATION_SUFFIX
 from api.irc.importer import run as run_import
+from api.writing import writing
 from infra.errors import Stopped
 from infra.settings import Settings
 

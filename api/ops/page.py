@@ -5,7 +5,6 @@ installation, so they are for anybody; the state is for operators. However many 
 and NATS are asked once in STATE_SECONDS.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from time import monotonic
@@ -17,6 +16,7 @@ from psycopg import InterfaceError
 
 from api.bodies import decode
 from api.http import NoContent, Reply, json_reply
+from api.look import Look
 from api.operations import Call, Operation
 from api.ops.access import Operators
 from api.parts import Parts
@@ -27,7 +27,7 @@ from infra.overview import Observer, State
 from projections import NAMES
 
 STATE_SECONDS = 0.9  # less than the page's second: each of its looks is a new one
-PATIENCE_SECONDS = 2.5  # less than the page's patience: it is told that PostgreSQL is away
+PATIENCE_SECONDS = 1.0  # then it is told that PostgreSQL is away
 MAX_BODY_BYTES = 2_048
 STATIC = Path(__file__).parent / "static"
 # No script, style or connection but our own, and none in the page itself.
@@ -70,40 +70,43 @@ class Watched:
     """The state for all who watch: one look at a time, and none while the last one is fresh."""
 
     def __init__(
-        self, observer: Observer, pool: Pool, *, now: Callable[[], float] = monotonic
+        self,
+        observer: Observer,
+        pool: Pool,
+        operators: Operators,
+        *,
+        now: Callable[[], float] = monotonic,
     ) -> None:
         self._observer = observer
+        self._operators = operators
         self._pool = pool
         self._now = now
-        self._looking: asyncio.Task[None] | None = None
+        self._looking = Look[None]()
         self._looked_at = float("-inf")
         self._state = b""
         self.looks = 0
 
     async def state(self) -> bytes:
         """As JSON."""
-        if self._looking is None and self._now() - self._looked_at >= STATE_SECONDS:
-            self._looking = asyncio.create_task(self._look(), name="ops")
-        if (looking := self._looking) is not None:
-            done, _ = await asyncio.wait({looking}, timeout=PATIENCE_SECONDS)
-            if not done:
-                # It goes on, for those who ask later.
-                return msgspec.json.encode(self._observer.away(Unavailable("no answer in time")))
-            looking.result()
+        if self._now() - self._looked_at >= STATE_SECONDS:
+            try:
+                await self._looking.found(self._look, patience_seconds=PATIENCE_SECONDS)
+            except Unavailable as error:
+                return msgspec.json.encode(self._observer.away(error))
         return self._state
 
     async def _look(self) -> None:
-        try:
-            self._looked_at = self._now()
-            self._state = msgspec.json.encode(await self._seen())
-            self.looks += 1
-        finally:
-            self._looking = None
+        began = self._now()
+        self._state = msgspec.json.encode(await self._seen())
+        self._looked_at = began
+        self.looks += 1
 
     async def _seen(self) -> State:
         try:
             async with self._pool.connection() as connection:
-                return await self._observer.look(connection)
+                state = await self._observer.look(connection)
+                await self._operators.learn(connection)
+                return state
         except (MessengerError, InterfaceError, *DOWN) as error:
             return self._observer.away(error)
 
@@ -112,11 +115,14 @@ class Ops:
     """`token` as the setting has it."""
 
     def __init__(self, token: str, parts: Parts) -> None:
+        self._pool = parts.pool
         self._operators = Operators(token, parts.tokens, is_limited=parts.settings.rate_limits)
-        self.watched = Watched(Observer(parts.bus, NAMES), parts.pool)
+        self.watched = Watched(Observer(parts.bus, NAMES), parts.pool, self._operators)
 
     async def session(self, call: Call) -> Reply:
         """Asked first, so that nobody is refused who only wants to know."""
+        if self._operators.has_session(call.inbound):
+            await self.watched.state()
         return json_reply(SignedIn(self._operators.has_session(call.inbound)))
 
     async def sign_in(self, call: Call) -> Reply:
@@ -125,11 +131,14 @@ class Ops:
         return NoContent(self._operators.session(call.inbound.scope))
 
     async def sign_out(self, call: Call) -> Reply:
+        await self._operators.end(call.inbound, self._pool)
         return NoContent(self._operators.no_session(call.inbound.scope))
 
     async def state(self, call: Call) -> Reply:
         self._operators.admit(call.inbound)
-        return Reply(200, await self.watched.state())
+        state = await self.watched.state()
+        self._operators.admit(call.inbound)  # again: the look may have told of its end
+        return Reply(200, state)
 
 
 def operations(parts: Parts) -> tuple[Operation, ...]:

@@ -152,44 +152,22 @@ class Stream:
 @asynccontextmanager
 async def opened(parts: Parts) -> AsyncIterator[Stream]:
     """Raises what the database raises, or Stopped."""
-    gateway_id = GatewayId(clock.new_id())
-    settings, logger = parts.settings, parts.logger
-    readings = Readings(parts.pool, parts.keyring, parts.read_models)
-    showing = Showing(readings, Names(parts.executor, parts.keyring), parts.objects, logger)
-    pending = Pending()
-    witness = Witness(parts.pool, parts.bus)
-    metrics = parts.metrics
-    metrics.show("messenger_stream_sockets_limit", settings.stream_sockets)
-    gateway = Gateway(readings, showing, pending, parts.bus, witness, logger, metrics.stream)
+    gateway_id, settings, logger = GatewayId(clock.new_id()), parts.settings, parts.logger
     leases = Leases(parts.pool, parts.executor)
-    presence = Presence(leases, gateway_id, logger, grace_seconds=settings.presence_grace_seconds)
+    # What it shows needs the stream, which needs all of these: it is told where to.
+    typing = TypingNews(
+        parts.bus, gateway_id, lambda chat_id, user_id: stream.show_typing(chat_id, user_id)
+    )
+    services = _services(parts, gateway_id, leases, typing)
+    stream, gateway, presence = Stream(services), services.gateway, services.presence
     recorder = Recorder(
-        pending,
+        services.pending,
         parts.executor,
         gateway_id,
         logger,
         flush_seconds=settings.receipt_flush_ms / 1000,
     )
-    sockets = Sockets(
-        max_sockets=settings.stream_sockets, max_of_user=settings.stream_sockets_of_user
-    )
-    # What it shows needs the stream, which needs all of these: it is told where to.
-    typing = TypingNews(
-        parts.bus, gateway_id, lambda chat_id, user_id: stream.show_typing(chat_id, user_id)
-    )
-    stream = Stream(
-        Services(
-            parts=parts,
-            readings=readings,
-            gateway=gateway,
-            catch_up=CatchUp(readings, showing, gateway),
-            pending=pending,
-            presence=presence,
-            typing=typing,
-            sockets=sockets,
-            starts=asyncio.Semaphore(MAX_STARTS_AT_ONCE),
-        )
-    )
+    parts.metrics.show("messenger_stream_sockets_limit", settings.stream_sockets)
     await gateway.begin()
     await typing.listen()
     parts.ended.listen(stream.end_sessions)
@@ -210,6 +188,29 @@ async def opened(parts: Parts) -> AsyncIterator[Stream]:
         with suppress(TimeoutError):  # who has what is said again
             async with asyncio.timeout(LAST_FLUSH_SECONDS):
                 await recorder.flush()
+
+
+def _services(parts: Parts, gateway_id: GatewayId, leases: Leases, typing: TypingNews) -> Services:
+    settings, logger, pending = parts.settings, parts.logger, Pending()
+    readings = Readings(parts.pool, parts.keyring, parts.read_models)
+    showing = Showing(readings, Names(parts.executor, parts.keyring), parts.objects, logger)
+    witness = Witness(parts.pool, parts.bus)
+    gateway = Gateway(readings, showing, pending, parts.bus, witness, logger, parts.metrics.stream)
+    return Services(
+        parts=parts,
+        readings=readings,
+        gateway=gateway,
+        catch_up=CatchUp(readings, showing, gateway),
+        pending=pending,
+        presence=Presence(
+            leases, gateway_id, logger, grace_seconds=settings.presence_grace_seconds
+        ),
+        typing=typing,
+        sockets=Sockets(
+            max_sockets=settings.stream_sockets, max_of_user=settings.stream_sockets_of_user
+        ),
+        starts=asyncio.Semaphore(MAX_STARTS_AT_ONCE),
+    )
 
 
 async def _kept_up(run: Callable[[], Awaitable[None]], stream: Stream, logger: Logger) -> None:

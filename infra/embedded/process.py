@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import msgspec
+
 LEASH = Path(__file__).with_name("leash.py")
 LOG_BYTES_MAX = 32 * 1024 * 1024
 LOG_TAIL_BYTES = 4096
@@ -34,7 +36,7 @@ ANSWER_BYTES_MAX = 4096
 SECRET_BYTES = 24
 KILL_TIMEOUT_SECONDS = 10.0
 ADDRESS_IN_USE = "address already in use"
-FAILURE_WORDS = ("FATAL", "PANIC", "ERROR:", "[FTL]", "CRITICAL:", "Error: ")
+FAILURE_WORDS = ("FATAL", "PANIC", "ERROR:", "[FTL]", "CRITICAL:", "Error: ", '"level":"error"')
 LOOPBACK = "127.0.0.1"
 
 
@@ -77,7 +79,20 @@ class Log:
         """The last line of this run that tells of a failure, or else its last line."""
         lines = [line.strip() for line in self.tail().splitlines() if line.strip()]
         failures = [line for line in lines if any(word in line for word in FAILURE_WORDS)]
-        return (failures or lines or ["it said nothing"])[-1]
+        return _sentence((failures or lines or ["it said nothing"])[-1])
+
+
+class _Line(msgspec.Struct):
+    """One of our own logs that says why."""
+
+    reason: str
+
+
+def _sentence(line: str) -> str:
+    try:
+        return msgspec.json.decode(line, type=_Line).reason
+    except msgspec.DecodeError:
+        return line
 
 
 class Child:

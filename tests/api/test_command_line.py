@@ -1,20 +1,32 @@
-"""What any command of `messenger` says of arguments and outputs that can't be: a line, no traceback."""
+"""What any command of `messenger` says of arguments, outputs and servers that can't be: a line, no
+traceback."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from api import cli
+from infra.embedded.process import Log
+from tests.api.process import environ
+from tests.api.served import settings
 
 NO_TEXT = b"\xff"
 SECONDS = 30.0
 
 
-def messenger(*arguments: str | bytes, **given: int) -> tuple[int, str]:
+def messenger(
+    *arguments: str | bytes, stdout: int = subprocess.PIPE, environ: dict[str, Any] | None = None
+) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "api.cli", *arguments],
-        stdout=given.get("stdout", subprocess.PIPE),
+        stdout=stdout,
         stderr=subprocess.PIPE,
+        env=environ,
         timeout=SECONDS,
         check=False,
     )
@@ -63,3 +75,44 @@ def test_an_output_that_can_not_be_written_is_said_in_a_line() -> None:
         1,
         "messenger: the output can't be written: No space left on device\n",
     )
+
+
+NOBODY = "postgresql://127.0.0.1:9/messenger"
+
+
+@pytest.mark.parametrize("name", ["api", "project", "maintain"])
+def test_the_last_line_of_what_logs_is_one_of_its_log(name: str) -> None:
+    arguments = ("project", "users") if name == "project" else (name,)
+    code, said = messenger(*arguments, environ=environ(NOBODY, "nats://127.0.0.1:9"))
+    [line] = map(json.loads, said.splitlines())
+    assert (code, line["level"], line["event"]) == (1, "error", "process_ends")
+    assert line["process"] == ("projector" if name == "project" else name)
+    assert line["reason"].startswith("the database does not answer")
+
+
+def test_tools_say_it_plainly() -> None:
+    code, said = messenger("verify", environ=environ(NOBODY, "nats://127.0.0.1:9"))
+    assert (code, said.startswith("messenger: the database does not answer")) == (1, True), said
+
+
+ROW = "the row is ('its values')"
+
+
+async def breaks() -> None:
+    raise ValueError(f"it is broken\n{ROW}")
+
+
+def test_what_nobody_expected_ends_a_process_in_its_log_without_values_of_rows(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli._run_logging("relay", settings(NOBODY, "nats://127.0.0.1:9"), breaks())
+    said = capsys.readouterr().err
+    traced, last = map(json.loads, said.splitlines())
+    assert (ended.value.code, ROW in said) == (1, False)
+    assert "in breaks" in traced["traceback"]
+    assert (last["event"], last["reason"]) == ("process_ends", "it is broken")
+    log = Log(tmp_path / "relay.log")
+    os.close(log.open())
+    log.path.write_text(said)
+    assert log.complaint() == "it is broken"

@@ -81,7 +81,7 @@ async def test_a_user_over_the_limit_is_refused_and_told_when_to_come_back(
         assert seconds == 2
         await asyncio.sleep(seconds)
         good(await ann.client.get("/v1/sessions"))
-        assert await refusals(api) == {"user": 1}
+        assert await refusals(api) == {"address": 0, "user": 1, "password": 0}
 
 
 async def test_sessions_of_a_user_share_their_limit_and_other_users_have_their_own(
@@ -108,7 +108,7 @@ async def test_an_address_over_the_limit_is_refused_whoever_asks_and_whatever_fo
         refused(await api.client.get("/nowhere"), "address")
         refused(await api.client.post("/v1/commands/register-user", content=b"{"), "address")
         assert (await api.client.head("/v1/status")).status_code == 429
-        assert await refusals(api) == {"address": 4}
+        assert await refusals(api) == {"address": 4, "user": 0, "password": 0}
 
 
 async def test_a_token_that_does_not_hold_counts_for_its_address_only(
@@ -199,7 +199,7 @@ async def test_registrations_in_a_batch_count_one_by_one(database_url: str, nats
             *(429, 429),
         ]
         assert told(response)[:2] == (3, 0)
-        assert await refusals(api) == {"password": 2}
+        assert await refusals(api) == {"address": 0, "user": 0, "password": 2}
 
 
 async def test_health_metrics_and_the_document_are_never_limited(

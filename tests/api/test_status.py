@@ -3,13 +3,17 @@
 import asyncio
 
 import httpx
+import pytest
 
+from api import scrape
+from api.problems import REFUSALS
+from commands import HANDLERS
 from infra import scraping, skips
 from infra.embedded.process import free_port
 from infra.projector import RECORD_FAILURE
 from projections import NAMES
 from tests.api.served import Api, good, problem, serving
-from tests.infra.daemons import connected, copied, projected, relaying
+from tests.infra.daemons import connected, copied, projected, relaying, until
 
 PUBLIC = ("/health/live", "/health/ready", "/metrics", "/v1/status", "/schema/openapi.json")
 
@@ -128,6 +132,51 @@ async def test_metrics_count_requests_by_route_and_commands_by_outcome(api: Api)
         assert line in text
     assert "no-such-path" not in text
     assert ann.user_id not in text
+
+
+async def test_counters_are_there_before_their_first_event(api: Api) -> None:
+    """Prometheus sees an increase from 0 to 1, none from nothing to 1."""
+    text = (await api.client.get("/metrics")).text
+    for series in (
+        *(f'messenger_problems_total{{code="{refusal.code}"}}' for refusal in REFUSALS),
+        *(f'messenger_rate_limited_total{{limit="{name}"}}' for name in ("address", "user")),
+        *(
+            f'messenger_commands_total{{name="{handler.name}",outcome="{outcome}"}}'
+            for handler in HANDLERS
+            for outcome in ("done", "replayed", "internal", "not-found")
+        ),
+        'messenger_stream_starts_total{outcome="fresh"}',
+        'messenger_stream_closed_total{code="4008"}',
+        'messenger_stream_closed_total{code="other"}',
+        'messenger_images_total{outcome="NotAnImage"}',
+        'messenger_append_verdicts_total{verdict="conflict"}',
+    ):
+        assert f"\n{series} 0.0\n" in text, series
+
+
+async def test_a_postgresql_that_hangs_keeps_no_scrape_waiting(
+    api: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrape, "PATIENCE_SECONDS", 0.3)
+    await api.register("ann")
+
+    async def page() -> str:
+        # Before, this was as long as the look at PostgreSQL could take: 3 s and more.
+        async with asyncio.timeout(2.0):
+            return (await api.client.get("/metrics")).text
+
+    assert "messenger_database_up 1.0" in await page()
+    async with connected(database_url) as connection, connection.transaction():
+        await connection.execute("LOCK TABLE log_head IN ACCESS EXCLUSIVE MODE")
+        for _ in range(2):
+            text = await page()
+            for line in ("messenger_database_up 0.0", "messenger_log_position 1.0"):
+                assert line in text
+
+    async def is_up() -> bool:
+        return "messenger_database_up 1.0" in await page()
+
+    await until(is_up, "it answers again")
 
 
 async def test_however_many_ask_for_metrics_each_process_is_asked_once(

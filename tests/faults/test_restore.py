@@ -2,6 +2,7 @@
 point, while NATS and clients are ahead; and by a logical dump into an empty database."""
 
 import asyncio
+import json
 import shutil
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from infra.embedded.postgres import Postgres
 from infra.embedded.process import make_data_directory, while_running
 from infra.history import REMEDY
 from tests.api import process
-from tests.api.served import Person, bearer, good, serving, serving_all
+from tests.api.served import Json, Person, bearer, good, serving, serving_all
 from tests.infra.daemons import check, copied, projected, projecting, relaying
 from tests.infra.machines import PASSWORD
 from tests.infra.test_replay import command, spawned
@@ -127,10 +128,10 @@ async def say(who: Person, name: str, times: int) -> int:
     return int(done["position"])
 
 
-async def ended(process: Process) -> tuple[int, str]:
-    """The exit code and the last line."""
+async def ended(process: Process) -> tuple[int, Json]:
+    """The exit code and the last line of the log."""
     _, said = await asyncio.wait_for(process.communicate(), STOP_SECONDS)
-    return process.returncode or 0, said.decode().splitlines()[-1]
+    return process.returncode or 0, json.loads(said.splitlines()[-1])
 
 
 async def test_restored_to_an_earlier_point_all_stop_with_a_line_until_a_new_epoch_begins(
@@ -153,7 +154,8 @@ async def test_restored_to_an_earlier_point_all_stop_with_a_line_until_a_new_epo
             assert await client.close_code() in (1012, 1013)
         for one in (relay, projectors, api.process):
             code, line = await ended(one)
-            assert (code, REMEDY in line, line.startswith("messenger: ")) == (1, True, True), line
+            assert (code, line["level"], line["event"]) == (1, "error", "process_ends"), line
+            assert REMEDY in line["reason"]
     for arguments in (("relay",), ("project", "users")):
         code, _, said = await command(url, *arguments)
         assert (code, said.count(REMEDY)) == (1, 1), said

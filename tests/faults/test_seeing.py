@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -454,6 +454,43 @@ def test_dashboard_and_alerts_ask_for_what_there_is(system: System) -> None:
         assert asked.labels <= labels, expression
         for opening, closing in ("()", "{}", "[]"):
             assert expression.count(opening) == expression.count(closing), expression
+
+
+COUNTERS = re.compile(r"\b(\w+_total)(?:\{([^}]*)\})?")
+MATCHER = re.compile(r'(\w+)(=~|!=|=)"([^"]*)"')
+MATCHES: dict[str, Callable[[str, str], bool]] = {
+    "=": lambda has, wanted: has == wanted,
+    "!=": lambda has, wanted: has != wanted,
+    "=~": lambda has, wanted: bool(re.fullmatch(wanted, has)),
+}
+
+
+def counted(page: Page, metric: str, matchers: str) -> list[dict[str, str]]:
+    """The series of a selector."""
+    wanted = [one for one in MATCHER.findall(matchers) if one[0] not in GIVEN_LABELS]
+    return [
+        labels
+        for labels in (dict(series) for series in page.values[metric])
+        if all(MATCHES[how](labels[label], value) for label, how, value in wanted)
+    ]
+
+
+def test_what_alerts_and_panels_count_is_there_before_its_first_event(system: System) -> None:
+    page = system.page()
+    selectors = {found for one in expressions() for found in COUNTERS.findall(one)}
+    assert len(selectors) > 5
+    for metric, matchers in selectors:
+        assert counted(page, metric, matchers), (metric, matchers)
+    for name in NAMES:
+        process = f"project-{name}"
+        for reason in ("fenced", "poisoned", "interrupted"):
+            of = {"projection": name, "reason": reason}
+            assert process in page.of("messenger_projector_interruptions_total", **of)
+        for source in ("log", "jetstream"):
+            of = {"projection": name, "source": source}
+            assert process in page.of("messenger_projector_events_total", **of)
+    for work in ("objects", "rounds"):
+        assert "maintain" in page.of("messenger_upkeep_failures_total", work=work)
 
 
 def test_every_metric_is_in_the_list_and_every_listed_one_is_there(system: System) -> None:

@@ -18,7 +18,7 @@ from infra.bus import Bus, stream_name
 from infra.embedded.nats import Nats
 from infra.embedded.process import while_running
 from infra.errors import Stopped
-from infra.relay import Relay
+from infra.relay import WINDOW_EVENTS, Relay
 from tests.infra.daemons import (
     LOGGER,
     check_copy,
@@ -26,6 +26,7 @@ from tests.infra.daemons import (
     copied,
     copy_of,
     relaying,
+    tasks,
     until,
 )
 
@@ -308,6 +309,20 @@ async def test_a_foreign_message_stops_a_relay_that_runs(
             await asyncio.wait_for(running, STOP_SECONDS)
 
 
+def intrude(bus: Bus, monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
+    """A stranger is quicker with a message than the relay with one event of a window."""
+    publish = Client.publish
+
+    async def behind_a_stranger(self: Client, *arguments: Any, **options: Any) -> None:
+        if (options.get("headers") or {}).get("Nats-Expected-Last-Sequence") == str(at - 1):
+            monkeypatch.setattr(Client, "publish", publish)
+            await self.flush()
+            await bus.jetstream.publish("event.test.x.test_event", b"{}")
+        await publish(self, *arguments, **options)
+
+    monkeypatch.setattr(Client, "publish", behind_a_stranger)
+
+
 async def test_a_foreign_message_in_the_middle_of_a_window_stops_the_relay(
     database_url: str,
     nats_url: str,
@@ -316,21 +331,43 @@ async def test_a_foreign_message_in_the_middle_of_a_window_stops_the_relay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It takes one event's place, and all after it would fit."""
-    publish = Client.publish
-
-    async def behind_a_stranger(self: Client, *arguments: Any, **options: Any) -> None:
-        if (options.get("headers") or {}).get("Nats-Expected-Last-Sequence") == "4":
-            monkeypatch.setattr(Client, "publish", publish)
-            await self.flush()
-            await bus.jetstream.publish("event.test.x.test_event", b"{}")
-        await publish(self, *arguments, **options)
-
     await write(appender, 10)
-    monkeypatch.setattr(Client, "publish", behind_a_stranger)
+    intrude(bus, monkeypatch, at=5)
     async with Bus(nats_url, name="test relay") as its_bus:
         relay = Relay(database_url, its_bus, LOGGER)
         with pytest.raises(Stopped, match=f"{STREAM} holds another event at 5 than the log"):
             await asyncio.wait_for(relay.run(), STOP_SECONDS)
+
+
+@pytest.mark.parametrize("events", [12, WINDOW_EVENTS + 12])
+async def test_a_foreign_message_that_a_relay_did_not_live_to_hear_of_stops_the_next_one(
+    database_url: str,
+    nats_url: str,
+    appender: Appender,
+    bus: Bus,
+    monkeypatch: pytest.MonkeyPatch,
+    events: int,
+) -> None:
+    """The copy ends where it should, with the event that it should end with: its sequences tell
+    nothing. A window may be as long as it can be."""
+
+    async def hears_nothing(_: object) -> None:
+        await asyncio.Event().wait()
+
+    await write(appender, events)
+    intrude(bus, monkeypatch, at=10)
+    async with Bus(nats_url, name="test relay") as its_bus:
+        with monkeypatch.context() as patched:
+            patched.setattr(relays._Window, "refused", hears_nothing)
+            async with tasks(Relay(database_url, its_bus, LOGGER).run()):
+                await until(lambda: _ends_at(bus, min(events, WINDOW_EVENTS)), "all is sent")
+        await write(appender, 3)
+        line = await stopped(Relay(database_url, its_bus, LOGGER))
+    assert line.startswith(f"{STREAM} holds another event at 10 than the log: somebody else")
+
+
+async def _ends_at(bus: Bus, sequence: int) -> bool:
+    return await bus.last_sequence(STREAM) == sequence
 
 
 async def test_a_copy_shorter_than_the_log_begins_at_its_place(

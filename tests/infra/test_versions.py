@@ -210,9 +210,12 @@ async def test_code_of_another_version_leaves_the_tables_alone(
         assert await checkpoints.live(connection, "reactions") == before
         with pytest.raises(Unavailable, match="are of version 1, this code is of 2"):
             await verify.verify(other, **quiet)
-        with pytest.raises(Unavailable, match="retired_reactions_2 has no message_reactions"):
+        nothing = "there is nothing to go back to: no schema retired_reactions_2; no replay"
+        with pytest.raises(Unavailable, match=nothing):
             await replay.back(other, **quiet)
         await replay.replay(other, **quiet)
+        with pytest.raises(Unavailable, match="_2, but retired_reactions for code of that version"):
+            await replay.back(other, **quiet)
         head = Checkpoint((await replay.replay(other, **quiet)).position, 2)
         assert await checkpoints.live(connection, "reactions") == head
         assert await _schemas(connection) == ["retired_reactions", "retired_reactions_2"]
@@ -220,6 +223,23 @@ async def test_code_of_another_version_leaves_the_tables_alone(
 
 async def _stands_by(projector: Projector) -> bool:
     return "are of version 1, this code is of 2" in projector._stands_by
+
+
+async def test_what_can_not_be_taken_back_is_said_with_what_to_do(database_url: str) -> None:
+    anew = "`messenger replay reactions` makes the tables anew from the log"
+    async with connected(database_url) as connection, keyring(database_url) as keys:
+        quiet = {"url": database_url, "keyring": keys, "progress": lambda *_: None}
+        await replay.replay(REACTIONS, **quiet)
+        await connection.execute("ALTER TABLE retired_reactions.message_reactions DROP created_at")
+        lacks = "retired_reactions lacks message_reactions.created_at, which this code needs"
+        with pytest.raises(Unavailable, match=f"^{lacks}: {anew}$"):
+            await replay.back(REACTIONS, **quiet)
+        await replay.drop_retired(REACTIONS, connection)
+        dropped = "no replay has put these tables aside, or they were dropped since; "
+        with pytest.raises(Unavailable, match=f"^there is nothing .*; {dropped}{anew}$"):
+            await replay.back(REACTIONS, **quiet)
+        await replay.replay(REACTIONS, **quiet)
+        await replay.back(REACTIONS, **quiet)
 
 
 async def test_a_replay_is_taken_back(database_url: str, nats_url: str, crowd: Crowd) -> None:

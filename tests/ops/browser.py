@@ -19,7 +19,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu")
 WAIT_MS = 20_000
 WIDE = (1280, 900)
-PHONE = (390, 844)
+PHONE = (375, 812)
 
 # Before any script of the page: what its policy stops is told here alone.
 TELL_VIOLATIONS = """

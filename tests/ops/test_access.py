@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from http.cookies import Morsel, SimpleCookie
 from typing import Any
 
@@ -9,13 +10,17 @@ import httpx
 import pytest
 
 from api.http import Inbound
+from api.ops import access
 from api.ops.access import COOKIE, SESSION_SECONDS, WRONG_TOKENS, Operators
 from api.ops.page import FILES, STATIC, Watched
+from infra import clock
+from infra.housekeeping import SESSION_KEPT_SECONDS
 from infra.overview import Observer
 from infra.settings import SettingError, load, table
 from projections import NAMES
 from tests.api.served import Api, bearer, good, problem, serving
-from tests.ops.operators import BEARER, TOKEN
+from tests.infra.daemons import connected
+from tests.ops.operators import BEARER, IMPATIENCE_SECONDS, TOKEN
 
 PATHS = ("/ops", "/ops/state", "/ops/session", "/ops/ops.js")
 WRONG = "1d1f5b7c9e3a8642"
@@ -109,19 +114,71 @@ async def test_a_cookie_that_is_not_ours_or_over_is_none(ops: Api) -> None:
     headers = await signed_in(ops)
     assert await is_signed_in(ops, headers)
     value = headers["Cookie"].partition("=")[2]
-    expires_at, _, signature = value.partition(".")
+    session_id, expires_at, signature = value.split(".")
+    said = f"{session_id}.{expires_at}"
     for changed in (
-        f"{int(expires_at) + 1}.{signature}",
-        f"{expires_at}.{signature[:-1]}",
-        f"{expires_at}.{'0' * len(signature)}",
-        f"{expires_at}.",
+        f"{session_id}.{int(expires_at) + 1}.{signature}",
+        f"{clock.new_id()}.{expires_at}.{signature}",
+        f"{said}.{signature[:-1]}",
+        f"{said}.{'0' * len(signature)}",
+        f"{said}.",
+        f"{expires_at}.{signature}",
         f".{signature}",
-        f"-{expires_at}.{signature}",
-        "\u00b2.\u00e9",
+        signature,
+        f"{session_id}.-{expires_at}.{signature}",
+        "\u00b2.\u00b2.\u00e9",
         "x" * 5_000,
     ):
         bad = {"Cookie": f"{COOKIE}={changed}".encode("latin-1")}
         assert not await is_signed_in(ops, bad), changed  # type: ignore[arg-type]
+
+
+async def test_who_signs_out_is_out_on_every_process(
+    ops: Api, database_url: str, nats_url: str
+) -> None:
+    async with serving(database_url, nats_url, ops_token=TOKEN) as other:
+        copied, kept = await signed_in(ops), await signed_in(other)
+        for api in (ops, other):
+            assert await is_signed_in(api, copied)
+        ended = await ops.client.delete("/ops/session", headers=copied)
+        assert ended.status_code == 204
+        problem(await ops.client.get("/ops/state", headers=copied), 401, "unauthenticated")
+        assert not await is_signed_in(ops, copied)
+        async with asyncio.timeout(2.0):  # it looks again after STATE_SECONDS
+            while (await other.client.get("/ops/state", headers=copied)).status_code == 200:
+                await asyncio.sleep(0.05)
+        assert not await is_signed_in(other, copied)
+        assert await is_signed_in(ops, kept)
+    async with serving(database_url, nats_url, ops_token=TOKEN) as later:
+        assert not await is_signed_in(later, copied)
+        assert await is_signed_in(later, kept)
+
+
+async def test_an_end_that_nobody_would_know_of_is_none(
+    ops: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "END_SECONDS", IMPATIENCE_SECONDS)
+    session = await signed_in(ops)
+    async with connected(database_url) as connection, connection.transaction():
+        await connection.execute("LOCK TABLE sessions IN EXCLUSIVE MODE")
+        refused = await ops.client.delete("/ops/session", headers=session)
+        problem(refused, 503, "unavailable")
+        assert "set-cookie" not in refused.headers
+    assert await is_signed_in(ops, session)
+
+
+async def test_an_end_is_kept_for_as_long_as_the_session_would_have_lived(ops: Api) -> None:
+    assert SESSION_SECONDS < SESSION_KEPT_SECONDS
+    good_until = await signed_in(ops)
+    await ops.client.delete("/ops/session", headers=good_until)
+    now = time.time()
+    operators = Operators(TOKEN, ops.parts.tokens, is_limited=True, now=lambda: now)
+    async with ops.parts.pool.connection() as connection:
+        await operators.learn(connection)
+        assert len(operators._ended) == 1
+        now += SESSION_SECONDS
+        await operators.learn(connection)
+    assert operators._ended == {}
 
 
 async def nothing() -> Any:
@@ -199,7 +256,8 @@ async def test_the_page_runs_and_draws_nothing_but_its_own(ops: Api) -> None:
 async def test_however_many_watch_the_servers_are_asked_once(ops: Api) -> None:
     now = 0.0
     observer = Observer(ops.parts.bus, NAMES)
-    watched = Watched(observer, ops.parts.pool, now=lambda: now)
+    operators = Operators(TOKEN, ops.parts.tokens, is_limited=True)
+    watched = Watched(observer, ops.parts.pool, operators, now=lambda: now)
     answers = await asyncio.gather(*(watched.state() for _ in range(50)))
     assert len(set(answers)) == 1
     assert watched.looks == 1

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from api.ops import page as ops_page
+from infra.database import HOST_CHARACTERS
 from infra.embedded.postgres import Postgres
 from projections import PROJECTIONS
 from tests.api.conversations import group
@@ -26,8 +27,9 @@ from tests.ops.browser import PHONE, WAIT_MS, WIDE, Watched, watched
 from tests.ops.operators import IMPATIENCE_SECONDS, TOKEN, database_away, started
 
 MESSAGES = "messages"
-# How many pixels have to be scrolled for sideways.
-OVERHANG = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# How many pixels there are, with what has to be scrolled for sideways.
+WIDTH = "document.documentElement.scrollWidth"
+BIG = 9_876_543_210
 
 
 @pytest.fixture
@@ -98,9 +100,32 @@ async def test_the_page_shows_what_is_so_live(
         drawn = await page.locator("#rate-chart path.line").count()
         assert drawn >= 1
         assert await page.locator("#lag-chart path.line").count() >= len(PROJECTIONS)
-        for one in (seen, phone):
+        for one, (width, _) in ((seen, WIDE), (phone, PHONE)):
             await one.is_clean(api.url)
-            assert await one.page.evaluate(OVERHANG) <= 0
+            assert await one.page.evaluate(WIDTH) <= width
+        await _fits_a_phone_whatever_it_shows(phone.page)
+
+
+async def _fits_a_phone_whatever_it_shows(page: Page) -> None:
+    """Long names and large numbers, such as a real house has."""
+
+    async def grow(route: Route) -> None:
+        answer = await route.fetch()
+        state = await answer.json()
+        state["position"] = BIG
+        for model in state["projections"]:
+            model |= {"position": BIG, "lag_events": BIG, "lag_seconds": 98_765.4}
+            model |= {"state": "rebuilding"}
+        for process in state["processes"]:
+            process |= {"process": f"4194303@{'h' * HOST_CHARACTERS}", "state": "silent"}
+            process |= {"heard_seconds": 98_765.4, "connected_seconds": 9_876_543.2}
+        await route.fulfill(response=answer, json=state)
+
+    await page.route("**/ops/state", grow)
+    await expect(page.locator("#head")).to_have_text(f"{BIG:,}", timeout=WAIT_MS)
+    await picture(page, "phone-dark-big")
+    assert await page.evaluate(WIDTH) <= PHONE[0]
+    await page.unroute("**/ops/state")
 
 
 async def _shows_the_head(seen: Watched, ann: Person, chat_id: str) -> None:
@@ -130,6 +155,7 @@ async def _shows_a_stopped_projector(
     await expect(state_of(page, "models", "chats")).to_have_text("live")
     await picture(page, "wide-light-stopped")
     await picture(phone.page, "phone-dark-stopped")
+    assert await phone.page.evaluate(WIDTH) <= PHONE[0]
     projector.send_signal(signal.SIGCONT)
     await expect(state_of(page, "models", MESSAGES)).to_have_text("live", timeout=WAIT_MS)
     await expect(state_of(page, "processes", role)).to_have_text("alive", timeout=WAIT_MS)

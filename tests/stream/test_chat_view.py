@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.chat import typed
+from api.chat.conversation import MAX_MESSAGES
 from api.chat.editing import MAX_LINE_CHARACTERS, Editor
 from api.chat.terminal import Plain
-from api.chat.view import MAX_MESSAGES, View
+from api.chat.view import View
 from api.chat.wording import mark, numbers, sentence, shown
 from tests.stream.told import ANN, BOB, CHAT, EVE, PEOPLE, Told
 

@@ -503,8 +503,9 @@ async function signIn(submitted) {
 
 async function signOut() {
   try {
-    await ask("/ops/session", { method: "DELETE" });
-    showSignIn();
+    const answer = await ask("/ops/session", { method: "DELETE" });
+    if (answer.ok) showSignIn();
+    else board.lost("PostgreSQL is away: still signed in");
   } catch {
     board.lost("The API is away: still signed in");
   }
