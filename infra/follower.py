@@ -6,6 +6,7 @@ PostgreSQL instead and starts it again.
 """
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Collection
 from contextlib import suppress
@@ -24,6 +25,9 @@ from infra.errors import MessengerError
 
 MAX_BUFFERED_EVENTS = 10_000
 INACTIVE_SECONDS = 30.0
+# Apart from all other inboxes: NATS may keep readers from those (infra/production/nats.conf).
+FOLLOWED = "_INBOX.followed"
+INBOX_BYTES = 16
 
 _decoder = msgspec.json.Decoder(Envelope)
 
@@ -100,7 +104,7 @@ class Follower:
 
     async def _subscribe(self, stream: str, after: int) -> None:
         client = self._bus.client
-        inbox = client.new_inbox()
+        inbox = f"{FOLLOWED}.{secrets.token_hex(INBOX_BYTES)}"
         self._next, self._stream = after + 1, stream
         self._subscription = await client.subscribe(inbox, cb=self._receive)
         created = await self._bus.jetstream.add_consumer(

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -63,6 +63,7 @@ KNOWN_KEYS = frozenset(
     }
 )
 
+NATS_SCHEMES = ("nats", "tls")
 S3 = ("s3_endpoint", "s3_access_key", "s3_secret_key")
 DATABASE = ("database_url",)
 LOG = ("database_url", "nats_url")
@@ -271,6 +272,7 @@ def _refuse_development_secrets(settings: Settings, environ: Mapping[str, str]) 
         raise _development_secret("secret", "like `openssl rand -hex 32` makes it")
     if settings.ops_token is not None:
         _refuse_weak_ops_token(settings.ops_token)
+    _refuse_nats_for_anybody(settings)
     for name in ("database_url", "database_replica_url", "nats_url"):
         for url in (getattr(settings, name) or "").split(","):
             user, password = _credentials(url)
@@ -286,6 +288,19 @@ def _refuse_development_secrets(settings: Settings, environ: Mapping[str, str]) 
         settings.s3_secret_key == settings.s3_access_key or _is_known(settings.s3_secret_key)
     ):
         raise _development_secret("s3_secret_key", "that nobody can guess")
+
+
+def _refuse_nats_for_anybody(settings: Settings) -> None:
+    """Who says nothing of himself there is asked nothing, and may write into the log's copy."""
+    if settings.nats_certificate is not None or not settings.nats_url:
+        return
+    for url in settings.nats_url.split(","):
+        if not _credentials(url)[1]:
+            raise SettingError(
+                f"MESSENGER_NATS_URL={without_password(url)} has no user and password: "
+                "MESSENGER_ENV=production expects tls://USER:PASSWORD@HOST:PORT, or "
+                "MESSENGER_NATS_CERTIFICATE where NATS asks for one"
+            )
 
 
 def _refuse_weak_ops_token(token: str) -> None:
@@ -314,9 +329,18 @@ def _development_secret(name: str, expected: str) -> SettingError:
 
 def _credentials(url: str) -> tuple[str | None, str | None]:
     parts = urlsplit(url)
+    if parts.scheme in NATS_SCHEMES:
+        return _nats_credentials(parts)
     query = dict(parse_qsl(parts.query))
     password = unquote(parts.password) if parts.password else query.get("password")
     return parts.username or query.get("user"), password
+
+
+def _nats_credentials(parts: SplitResult) -> tuple[str | None, str | None]:
+    """What stands there alone is a token."""
+    if parts.password is None:
+        return None, parts.username
+    return parts.username, parts.password
 
 
 def _shown(setting: Setting, value: object) -> str:
@@ -341,6 +365,8 @@ def _urlwithout_password(text: str) -> str:
     if not separator:
         return text
     user, colon, _ = credentials.partition(":")
+    if scheme in NATS_SCHEMES and at and not colon:
+        user = "********"  # a token
     shown = f"{scheme}://{user}{colon and ':********'}{at}{address}"
     return shown + question + _SECRET_PARAMETER.sub(r"\1=********", query)
 
@@ -486,7 +512,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("database_url", _DATABASE_URL, None, "PostgreSQL"),
     Setting("database_replica_url", _DATABASE_URL, None, "a replica that queries may read from"),
     Setting("database_pool_size", _whole(1, 100), "8", "connections of one process", "connections"),
-    Setting("nats_url", _url("nats", "tls", several=True), None, "NATS with JetStream"),
+    Setting("nats_url", _url(*NATS_SCHEMES, several=True), None, "NATS with JetStream"),
     Setting("nats_ca", _FILE, None, "who signed NATS's certificate; NATS has to speak TLS then"),
     Setting("nats_certificate", _FILE, None, "our certificate for NATS"),
     Setting("nats_key", _FILE, None, "its private key"),

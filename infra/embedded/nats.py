@@ -1,6 +1,7 @@
 """A nats-server with JetStream of our own, in DIRECTORY/nats.
 
-What it stores is a copy of the log: the directory may be deleted while it is down.
+Listens on the loopback only, and asks for a password. What it stores is a copy of the log: the
+directory may be deleted while it is down.
 """
 
 import contextlib
@@ -17,9 +18,11 @@ from infra.embedded.process import (
     first_bytes,
     plain_environ,
     program,
+    secret_file,
     while_running,
 )
 
+NAME = "messenger"
 START_TIMEOUT_SECONDS = 60.0  # reading its store back is part of it
 STOP_TIMEOUT_SECONDS = 10.0
 PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
@@ -30,6 +33,7 @@ class Nats(Server):
 
     def __init__(self, directory: Path) -> None:
         self._data = directory.absolute() / "nats"
+        self._password_file = directory.absolute() / "nats.password"
         # Tells it from another server that may have come to listen on the port.
         self._server_name = f"messenger-{secrets.token_hex(8)}"
         super().__init__(
@@ -47,7 +51,7 @@ class Nats(Server):
 
     @property
     def url(self) -> str:
-        return f"nats://{LOOPBACK}:{self.port}"
+        return f"nats://{NAME}:{secret_file(self._password_file)}@{LOOPBACK}:{self.port}"
 
     def _configuration(self, port: int) -> Path:
         """Written at every start, since the directory may have been wiped."""
@@ -57,6 +61,7 @@ class Nats(Server):
             "port": port,
             "max_payload": PAYLOAD_BYTES_MAX,
             "jetstream": {"store_dir": str(self._data)},
+            "authorization": {"user": NAME, "password": secret_file(self._password_file)},
         }
         self._data.mkdir(mode=0o700, exist_ok=True)
         path = self._data / "server.conf"

@@ -18,6 +18,7 @@ from infra.bus import Bus, stream_name
 from infra.database import Connection
 from infra.ending import end
 from infra.errors import Unavailable
+from infra.follower import FOLLOWED
 from infra.keyring import Keyring
 from infra.logs import Logger
 from infra.projector import Projector
@@ -177,7 +178,7 @@ async def copy_of(bus: Bus, stream: str) -> list[tuple[int, Envelope]]:
     found: list[tuple[int, Envelope]] = []
     if state.messages == 0:
         return found
-    inbox = bus.client.new_inbox()
+    inbox = bus.client.new_inbox().replace("_INBOX", FOLLOWED)
     subscription = await bus.client.subscribe(inbox)
     await bus.jetstream.add_consumer(
         stream,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import stat
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -163,6 +164,20 @@ async def test_nats_keeps_its_stream_when_killed_and_starts_empty_when_wiped(
         (tmp_path / "nats").rmdir()
         await server.start()
         assert await messages_in(url) == 0
+
+
+async def test_nats_asks_for_a_password(tmp_path: Path) -> None:
+    async with nats.running(tmp_path) as server:
+        assert await messages_in(server.url) == 0
+        for said in (b"{}", b'{"user":"messenger","pass":"wrong"}', b'{"auth_token":"messenger"}'):
+            reader, writer = await asyncio.open_connection(LOOPBACK, server.port)
+            writer.write(b"CONNECT " + said + b"\r\nPING\r\n")
+            assert (await reader.readline()).startswith(b"INFO ")
+            assert await reader.readline() == b"-ERR 'Authorization Violation'\r\n"
+            writer.close()
+            await writer.wait_closed()
+        assert stat.S_IMODE((tmp_path / "nats.password").stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / "nats").stat().st_mode) == 0o700
 
 
 async def messages_in(url: str, *, add: bool = False) -> int:

@@ -1,26 +1,32 @@
 """infra/production/nats.conf, run: the relay alone writes the log's copy, and everybody reads it."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.errors import APIError
 
 from infra import history
-from infra.bus import HEAD, Access, Bus, stream_name
+from infra.bus import HEAD, PROJECTED, Access, Bus, stream_name
 from infra.errors import Unavailable
+from infra.follower import Follower
 from infra.projector import Projector
 from infra.relay import Relay
 from projections import BY_NAME
 from tests.infra import guarded, machines
 from tests.infra.certificates import Authority
 from tests.infra.daemons import (
+    ALL_TYPES,
     LOGGER,
     check_log,
     connected,
@@ -31,7 +37,8 @@ from tests.infra.daemons import (
     tasks,
     until,
 )
-from tests.infra.guarded import Nats
+from tests.infra.guarded import CONFIGURATION, Nats
+from tests.infra.machines import Machine
 
 STREAM, NEXT_STREAM = stream_name(1), stream_name(2)
 REFUSED_SECONDS = 0.5
@@ -46,6 +53,36 @@ CHANGES = (
     "CREATE.OTHER",
     f"RESTORE.{STREAM}",
     f"SNAPSHOT.{STREAM}",
+)
+# What a reader may ask of JetStream, with what gets an answer of some length.
+CONSUMER = (
+    f'{{"stream_name": "{STREAM}", "config": {{"name": "any", "ack_policy": "none"}}}}'.encode()
+)
+ASKED = (
+    ("STREAM.NAMES", b""),
+    (f"STREAM.INFO.{STREAM}", b""),
+    (f"STREAM.INFO.{NEXT_STREAM}", b""),  # there is none
+    (f"STREAM.MSG.GET.{STREAM}", b'{"seq": 1}'),
+    (f"DIRECT.GET.{STREAM}", b'{"seq": 1}'),
+    (f"DIRECT.GET.{STREAM}", b'{"seq": 1, "batch": 3}'),
+    (f"DIRECT.GET.{STREAM}.event.user.nobody.user_registered", b""),
+    (f"CONSUMER.CREATE.{STREAM}", CONSUMER),
+    (f"CONSUMER.CREATE.{STREAM}.any", CONSUMER),
+    (f"CONSUMER.CREATE.{STREAM}.any", b"no JSON"),
+    (f"CONSUMER.INFO.{STREAM}.any", b""),
+    (f"CONSUMER.DELETE.{STREAM}.any", b""),
+)
+FOREIGN = "event.chat.nobody.shouted"
+# To where a consumer could be told to deliver.
+DELIVERED = (
+    FOREIGN,
+    "event.user.x.user_registered",
+    "event.x",
+    f"$JS.API.STREAM.PURGE.{STREAM}",
+    f"$JS.API.STREAM.DELETE.{STREAM}",
+    f"$JS.API.STREAM.MSG.GET.{STREAM}",
+    HEAD,
+    "_INBOX.nobody",
 )
 WAIT_SECONDS = 10.0
 SETTLED_SECONDS = 0.3
@@ -71,8 +108,8 @@ async def at(
 
 
 @asynccontextmanager
-async def copied(at: Guarded, database_url: str, people: int) -> AsyncIterator[None]:
-    """The relay, signed in as itself, brings some events into JetStream; all is left as it is."""
+async def copied(at: Guarded, database_url: str, people: int) -> AsyncIterator[Machine]:
+    """The relay, signed in as itself, brings some events into JetStream, and goes on."""
     async with (
         machines.running(database_url) as machine,
         Bus(at.server.relay_url, name="relay", access=at.access) as bus,
@@ -83,7 +120,30 @@ async def copied(at: Guarded, database_url: str, people: int) -> AsyncIterator[N
             await machine.people(people)
             while await bus.last_sequence(STREAM) != people:
                 await asyncio.sleep(0.02)
-            yield
+            yield machine
+
+
+async def check_relay_goes_on(client: Client, machine: Machine, people: int) -> None:
+    """The copy has what it had, and the log's next event comes to stand behind it."""
+    await asyncio.sleep(SETTLED_SECONDS)
+    streams = client.jetstream()
+    state = (await streams.stream_info(STREAM)).state
+    assert (state.messages, state.last_seq) == (people, people)
+    await machine.register("late")
+
+    async def holds() -> bool:
+        return (await streams.stream_info(STREAM)).state.last_seq == people + 1
+
+    await until(holds, "the relay goes on")
+    newest = await streams.get_msg(STREAM, people + 1)
+    assert str(newest.subject).endswith(".user_registered")
+
+
+async def sent(client: Client) -> None:
+    """All before has reached the server. A ping of nats-py overtakes what waits to be sent, and
+    the next one does not."""
+    await client.flush()
+    await client.flush()
 
 
 @asynccontextmanager
@@ -122,20 +182,43 @@ async def test_relay_and_projectors_do_their_work_under_their_rights(
         assert [envelope.event_id for _, envelope in copy] == [event_id for _, event_id, *_ in rows]
 
 
-async def test_hints_go_to_everybody(at: Guarded) -> None:
-    heard = asyncio.Event()
+async def test_who_reads_follows_the_copy_live(at: Guarded, database_url: str) -> None:
+    async with (
+        copied(at, database_url, people=3) as machine,
+        Bus(at.server.reader_url, name="projector", access=at.access) as bus,
+        Follower(bus, ALL_TYPES) as follower,
+    ):
+        assert await follower.start(STREAM, after=0) == 3
+        await machine.register("late")
+        for position in range(1, 5):
+            (taken,) = await follower.take(after=position - 1, most=1, timeout_seconds=WAIT_SECONDS)
+            assert taken.position == position
+        assert follower.follows
 
-    async def hear(_: Any) -> None:
-        heard.set()
 
+async def test_hints_go_to_all_who_look_sooner_for_them(at: Guarded) -> None:
+    heard: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
     async with (
         Bus(at.server.relay_url, name="relay", access=at.access) as relay,
+        Bus(at.server.reader_url, name="projector", access=at.access) as projector,
         Bus(at.server.reader_url, name="api", access=at.access) as api,
     ):
-        await relay.listen(HEAD, hear)
-        await relay.client.flush()
+        for bus, name, subject in (
+            (relay, "relay", HEAD),
+            (projector, "projector", HEAD),
+            (api, "api", f"{PROJECTED}.*"),
+        ):
+
+            async def hear(message: Msg, name: str = name) -> None:
+                heard.put_nowait((name, message.subject))
+
+            await bus.listen(subject, hear)
+            await sent(bus.client)
         api.hint(HEAD, b"1")
-        await asyncio.wait_for(heard.wait(), WAIT_SECONDS)
+        projector.hint(f"{PROJECTED}.users", b"1")
+        async with asyncio.timeout(WAIT_SECONDS):
+            found = {await heard.get() for _ in range(3)}
+    assert found == {("relay", HEAD), ("projector", HEAD), ("api", f"{PROJECTED}.users")}
 
 
 async def test_nobody_else_publishes_into_the_log(at: Guarded, database_url: str) -> None:
@@ -145,7 +228,7 @@ async def test_nobody_else_publishes_into_the_log(at: Guarded, database_url: str
             await client.publish(subject, b"{}")
             with pytest.raises(NatsError):
                 await client.jetstream().publish(subject, b"{}", timeout=REFUSED_SECONDS)
-        await client.flush()
+        await sent(client)
         assert len(refused) >= 6
         assert all("permissions violation for publish to" in one.lower() for one in refused)
         assert (await client.jetstream().stream_info(STREAM)).state.last_seq == 3
@@ -190,19 +273,66 @@ async def test_a_new_epoch_begins_for_who_reads_and_the_relay_makes_its_stream(
         assert await bus.last_sequence(NEXT_STREAM) == 3
 
 
-@pytest.mark.parametrize(
-    "subject", ["event.user.x.user_registered", f"$JS.API.STREAM.PURGE.{STREAM}"]
-)
-async def test_a_consumer_is_no_way_around(at: Guarded, database_url: str, subject: str) -> None:
+def test_all_that_a_reader_may_ask_is_tried_below() -> None:
+    rights = CONFIGURATION.read_text().partition("user: reader")[2].partition("subscribe:")[0]
+    allowed = re.findall(r'"\$JS\.API\.([^"]+)"', rights)
+    assert len(allowed) == 7
+    for right in allowed:
+        pattern = right.replace(">", "*")
+        assert any(fnmatchcase(what, pattern) for what, _ in ASKED), right
+
+
+async def test_no_answer_lands_in_the_log(at: Guarded, database_url: str) -> None:
+    """NATS asks nobody for a right to the subject that a request names for its answer."""
+    refused: list[str] = []
+    async with copied(at, database_url, people=3) as machine, reader(at, refused) as client:
+        for what, body in ASKED:
+            asked = f"$JS.API.{what}"
+            answer = await client.request(asked, body, WAIT_SECONDS)
+            assert answer.data or answer.headers  # it may ask, and is answered
+            await client.publish(asked, body, reply=FOREIGN)
+        await client.publish(HEAD, b"1", reply=FOREIGN)
+        await sent(client)
+        await check_relay_goes_on(client, machine, people=3)
+        assert refused == []
+
+
+async def test_no_trace_of_a_message_lands_in_the_log(at: Guarded, database_url: str) -> None:
+    """NATS tells of a message's way to where its header says."""
+    refused: list[str] = []
+    async with copied(at, database_url, people=3) as machine, reader(at, refused) as client:
+        for subject in (HEAD, "$JS.API.STREAM.NAMES", f"$JS.API.STREAM.INFO.{STREAM}"):
+            await client.publish(subject, b"", headers={"Nats-Trace-Dest": FOREIGN})
+        await sent(client)
+        await check_relay_goes_on(client, machine, people=3)
+        assert len(refused) == 3
+
+
+async def test_a_consumer_is_no_way_around(at: Guarded, database_url: str) -> None:
     """The server itself delivers to where a consumer says."""
-    async with copied(at, database_url, people=3), reader(at, []) as client:
-        streams = client.jetstream(timeout=REFUSED_SECONDS)
-        config = ConsumerConfig(deliver_subject=subject, ack_policy=AckPolicy.NONE)
-        with suppress(NatsError):  # said no at once, which is as good
-            await streams.add_consumer(STREAM, config)
-        await asyncio.sleep(SETTLED_SECONDS)
-        state = (await streams.stream_info(STREAM)).state
-        assert (state.messages, state.last_seq) == (3, 3)
+    async with copied(at, database_url, people=3) as machine, reader(at, []) as client:
+        streams = client.jetstream(timeout=WAIT_SECONDS)
+        for subject in DELIVERED:
+            config = ConsumerConfig(deliver_subject=subject, ack_policy=AckPolicy.NONE)
+            with suppress(APIError):  # said no at once, which is as good
+                await streams.add_consumer(STREAM, config)
+        await check_relay_goes_on(client, machine, people=3)
+
+
+async def test_what_the_relay_is_answered_nobody_else_hears(at: Guarded, database_url: str) -> None:
+    """A consumer could deliver there, and the relay would take it for a refusal."""
+    heard: list[str] = []
+
+    async def hear(message: Msg) -> None:
+        heard.append(message.subject)
+
+    async with reader(at, []) as client:
+        await client.subscribe("_INBOX.>", cb=hear)
+        await sent(client)
+        async with copied(at, database_url, people=3):
+            own = await client.request("$JS.API.STREAM.NAMES", b"", WAIT_SECONDS)
+            await sent(client)
+        assert heard == [own.subject]
 
 
 async def test_a_relay_that_signs_in_as_somebody_else_copies_nothing(

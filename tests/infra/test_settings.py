@@ -1,6 +1,7 @@
 """Settings: each comes from one variable, and a wrong one is named in one line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,7 @@ def test_production_refuses_a_secret_that_was_to_be_replaced(secret: str) -> Non
         ("DATABASE_URL", "postgresql://db.example/messenger?user=anna&password=anna"),
         ("DATABASE_REPLICA_URL", "postgresql://anna:messenger@db.example/messenger"),
         ("NATS_URL", "tls://relay:0f1e2d3c@one.example,tls://relay:guest@two.example"),
+        ("NATS_URL", "tls://changeme@nats.example"),  # a token
         ("S3_SECRET_KEY", "minioadmin"),
     ],
 )
@@ -175,6 +177,39 @@ def test_production_refuses_postgresqls_own_password_of_development(
     with pytest.raises(SettingError, match=r"^PGPASSWORD is one for development"):
         load(given, needs=())
     load(given | {"PGPASSWORD": RANDOM}, needs=())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "tls://nats.example",
+        "nats://127.0.0.1:4222",
+        f"tls://relay:{RANDOM}@one.example,tls://two.example",
+        "tls://relay:@nats.example",
+        "tls://nats.example?user=relay&password=" + RANDOM,
+    ],
+)
+def test_production_refuses_a_nats_that_is_for_anybody(url: str, tmp_path: Path) -> None:
+    given = {"MESSENGER_ENV": "production", "MESSENGER_SECRET": RANDOM, "MESSENGER_NATS_URL": url}
+    with pytest.raises(SettingError) as caught:
+        load(given, needs=())
+    said = str(caught.value)
+    assert re.match(r"MESSENGER_NATS_URL=\S+ has no user and password: .*production", said)
+    assert RANDOM not in said
+    load(given | {"MESSENGER_ENV": "development"}, needs=())
+    ours = tmp_path / "client.pem"
+    ours.write_text("")
+    by_certificate = {f"MESSENGER_NATS_{name}": str(ours) for name in ("CERTIFICATE", "KEY")}
+    load(given | by_certificate, needs=())
+
+
+def test_a_token_of_nats_is_a_password() -> None:
+    url = f"tls://{RANDOM}@nats.example"
+    given = {"MESSENGER_ENV": "production", "MESSENGER_SECRET": RANDOM[::-1]}
+    loaded = load(given | {"MESSENGER_NATS_URL": url}, needs=())
+    shown = repr(table(loaded))
+    assert RANDOM not in shown
+    assert "tls://********@nats.example" in shown
 
 
 def test_production_takes_what_was_made_at_random_or_needs_no_password() -> None:
