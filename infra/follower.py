@@ -8,7 +8,7 @@ PostgreSQL instead and starts it again.
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -95,6 +95,11 @@ class Follower:
         if self._buffer and self._buffer[0].position != after + 1:
             await self.stop()
         return [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
+
+    def give_back(self, events: Sequence[Recorded]) -> None:
+        """The last of what was taken."""
+        if self._subscription is not None:
+            self._buffer.extendleft(reversed(events))
 
     async def _wait(self, timeout_seconds: float) -> None:
         self._arrived.clear()

@@ -32,6 +32,7 @@ from infra.follower import Follower
 from infra.keyring import Keyring
 from infra.logs import Logger
 from infra.metrics import JETSTREAM, LOG, ProjectorMetrics
+from infra.ticks import TICK_SECONDS, whole_ticks
 from infra.tracing import MAX_FOLLOWED, Tracer
 from projections.projection import MonthlyPartitions, Projection, Statement, Step
 
@@ -39,7 +40,7 @@ MIN_BATCH_EVENTS = 100
 MAX_BATCH_EVENTS = 5_000
 BATCH_TARGET_SECONDS = 2.0
 # At most so many commits a second while following: under load, batches grow instead.
-COMMIT_INTERVAL_SECONDS = 0.05
+COMMIT_INTERVAL_SECONDS = TICK_SECONDS
 POLL_SECONDS = 0.25
 # An event from JetStream costs this process about 100 µs, one of a range of PostgreSQL 10 µs
 # and the range itself 500 µs: from this many events a commit on, ranges are read instead.
@@ -443,8 +444,13 @@ class Projector:
         try:
             while self.position < head:
                 events = await (ahead or self._read(reader, self.position, head))
-                ahead = self._read(reader, events[-1].position, head)
-                await self._apply(writer, events, LOG)
+                ahead = None
+                if events[-1].position < head:
+                    ahead = self._read(reader, events[-1].position, head)
+                    await self._apply(writer, events, LOG)
+                else:
+                    await self._apply(writer, whole_ticks(events), LOG)
+                    return
         finally:
             if ahead is not None:
                 await end(ahead)
@@ -459,8 +465,9 @@ class Projector:
             after=self.position, most=self._pace.events, timeout_seconds=POLL_SECONDS
         ):
             began = monotonic()
-            events = await reader.received(events, after=self.position)
-            await self._apply(writer, events, JETSTREAM)
+            whole = whole_ticks(events)
+            follower.give_back(events[len(whole) :])
+            await self._apply(writer, await reader.received(whole, after=self.position), JETSTREAM)
             if len(events) >= BUSY_EVENTS:
                 await follower.stop()
                 return
