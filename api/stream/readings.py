@@ -215,9 +215,10 @@ class Readings:
         head = (await self.head()).position
         moves = await self.own_moves(user_id, after=min(read.chats_at, since), up_to=head)
         spans = Spans(read.chats, at=read.chats_at, moves=moves)
-        # What was sent to chats that the user has left, they never get.
         pending = {
-            chat_id: found for chat_id, found in read.pending.items() if spans.shows(chat_id, head)
+            chat_id: left
+            for chat_id, found in read.pending.items()
+            if (left := found if spans.shows(chat_id, head) else _after(found, since))
         }
         contacts = dict(read.contacts)
         since_then = await self._since(user_id, spans.chats, after=read.rest_at, up_to=head)
@@ -369,6 +370,11 @@ class Readings:
             Recorded(position, at, codec.decode(type_name, version, data))
             for position, at, type_name, version, data in rows
         ]
+
+
+def _after(found: Range, since: int) -> Range | None:
+    """Of a chat that the user has left: what a catch-up brings; the rest they never get."""
+    return Range(max(found.first, since + 1), found.last) if found.last > since else None
 
 
 def _own_move(user_id: UserId, recorded: Recorded) -> OwnMove | None:

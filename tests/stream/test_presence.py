@@ -290,3 +290,30 @@ async def test_who_connects_gets_what_was_pending_and_says_so(
         await b.say("received", position=2**60)
         await asyncio.sleep(QUIET_SECONDS)
         assert len([one for one in a.events if one["type"] == "messages_delivered"]) == 2
+
+
+async def test_who_was_removed_meanwhile_has_what_a_catch_up_brings_and_nothing_without_one(
+    whole_api: Api, people: People
+) -> None:
+    ann, bob, carl = people
+    chat_id = await group(ann, bob, carl)
+    [sent] = await say(ann, chat_id, "a")
+    removed = await ann.do("remove-member", chat_id=chat_id, user_id=bob.user_id)
+    await ann.see("/v1/state", removed["position"])
+    async with connected(whole_api.url, token(bob)) as b:
+        await b.start()
+        await b.say("received", position=removed["position"])
+        await asyncio.sleep(QUIET_SECONDS)
+        assert await status_of(bob, ann, sent, removed["position"]) == "pending"
+        async with started(whole_api, ann) as [a]:
+            assert (await b.start(after=sent["position"] - 1, epoch=1))["resumed"]
+            await b.event("member_removed")
+            await b.say("received", position=removed["position"])
+            told = await a.event("messages_delivered")
+        assert await status_of(bob, ann, sent, told["position"]) == "delivered"
+
+
+async def status_of(recipient: Person, seer: Person, sent: Json, position: int) -> str:
+    delivery = await seer.see(f"/v1/messages/{sent['message_id']}/delivery", position)
+    [status] = [one["status"] for one in delivery["items"] if one["user_id"] == recipient.user_id]
+    return str(status)
