@@ -11,6 +11,7 @@
     names       the names of the day
     readings    what all of this reads from PostgreSQL
     catch_up    what a client missed, from the log
+    places      how many do so at once, and how many of those are waited for
     receipts    what clients say they have, recorded together
     presence    who has an open connection, under a lease
     statuses    how presence changed last, for those who come back (pure)

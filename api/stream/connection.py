@@ -29,6 +29,7 @@ from api.stream.frames import (
     Start,
     Typing,
 )
+from api.stream.places import Crowded, Place
 from api.stream.services import Services
 from api.stream.wire import Socket
 from domain.ids import ChatId, UserId
@@ -44,8 +45,8 @@ from infra.tokens import Caller
 AUTHENTICATE_SECONDS = 5.0
 LAST_ANSWER_SECONDS = 0.5
 START_TIMEOUT_SECONDS = 120.0
-START_WAIT_SECONDS = 30.0
 REACH_SECONDS = 10.0
+PROMPT_SECONDS = 0.25
 DRAIN_SECONDS = 30.0
 MAX_HELD_BYTES = 8 * 1024 * 1024
 MAX_WAITING_FRAMES = 1_000
@@ -73,6 +74,7 @@ class Connection:
         self._socket = socket
         self._scope = scope
         self._caller: Caller | None = None
+        self._place = Place(services.places)
         self._is_started = False
         self._held: deque[bytes] | None = None
         self._held_bytes = 0
@@ -272,8 +274,7 @@ class Connection:
             await end(before)
         self._unsubscribe()
         try:
-            async with asyncio.timeout(START_WAIT_SECONDS):
-                await self._services.starts.acquire()
+            await self._place.take()
         except TimeoutError:
             self.end(wire.TRY_AGAIN_LATER, "too many start at once")
             return
@@ -290,7 +291,7 @@ class Connection:
             self._log("start_failed", error)
             self.end(wire.TRY_AGAIN_LATER, "it could not be started")
         finally:
-            self._services.starts.release()
+            self._place.give_back()
 
     async def _resume(self, start: Start) -> None:
         began, gateway = time.monotonic(), self._services.gateway
@@ -361,12 +362,19 @@ class Connection:
 
     async def _drained(self) -> None:
         try:
-            async with asyncio.timeout(DRAIN_SECONDS):
+            async with asyncio.timeout(PROMPT_SECONDS):
                 await self._socket.drained()
         except TimeoutError:
-            raise _Away from None
+            await self._waited_for()
         if not self._socket.is_open:
             raise _Away
+
+    async def _waited_for(self) -> None:
+        try:
+            async with self._place.lent(), asyncio.timeout(DRAIN_SECONDS):
+                await self._socket.drained()
+        except (TimeoutError, Crowded):
+            raise _Away from None
 
     async def _release(self) -> None:
         """What came meanwhile; from then on it comes as it happens."""

@@ -1,11 +1,11 @@
 """What every connection of a process works with."""
 
-import asyncio
 from typing import NamedTuple
 
 from api.parts import Parts
 from api.stream.catch_up import CatchUp
 from api.stream.gateway import Gateway
+from api.stream.places import Places
 from api.stream.presence import Presence
 from api.stream.readings import Readings
 from api.stream.receipts import Pending
@@ -14,8 +14,6 @@ from api.stream.typing import TypingNews
 
 
 class Services(NamedTuple):
-    """`starts` bounds how many start, and catch up, at once."""
-
     parts: Parts
     readings: Readings
     gateway: Gateway
@@ -24,4 +22,4 @@ class Services(NamedTuple):
     presence: Presence
     typing: TypingNews
     sockets: Sockets
-    starts: asyncio.Semaphore
+    places: Places

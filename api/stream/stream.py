@@ -21,6 +21,7 @@ from api.stream.connection import AUTHENTICATE_SECONDS, Connection
 from api.stream.frames import Typed, encode
 from api.stream.gateway import Gateway
 from api.stream.names import Names
+from api.stream.places import Places
 from api.stream.presence import Leases, Presence
 from api.stream.readings import Readings
 from api.stream.receipts import Pending, Recorder
@@ -38,7 +39,6 @@ from infra.history import Witness
 from infra.logs import Logger, traceback_of
 
 PATH = "/v1/stream"
-MAX_STARTS_AT_ONCE = 8
 PRESENCE_FLUSH_SECONDS = 0.25
 SWEEP_SECONDS = 1.0
 RESTART_SECONDS = 1.0
@@ -209,7 +209,7 @@ def _services(parts: Parts, gateway_id: GatewayId, leases: Leases, typing: Typin
         sockets=Sockets(
             max_sockets=settings.stream_sockets, max_of_user=settings.stream_sockets_of_user
         ),
-        starts=asyncio.Semaphore(MAX_STARTS_AT_ONCE),
+        places=Places(),
     )
 
 

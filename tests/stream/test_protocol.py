@@ -446,6 +446,29 @@ def sockets_of(api: Api, person: Person) -> list[Any]:
     return [one._socket for one in api.live._services.sockets._of_user[person.user_id]]
 
 
+async def test_a_client_that_does_not_read_what_it_missed_keeps_nobody_from_starting(
+    whole_api: Api, people: People
+) -> None:
+    ann, bob, carl = people
+    chat_id = await group(ann, bob, carl)
+    first, *_, last = await say(ann, chat_id, *(["x" * 10_000] * 60))
+    whole_api.live._services.places.free = asyncio.Semaphore(1)
+    async with (
+        connected(whole_api.url, token(bob), sock=narrow(whole_api.url), max_queue=1) as slow,
+        connected(whole_api.url, token(carl)) as prompt,
+    ):
+        [server_side] = sockets_of(whole_api, bob)
+        server_side.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, 4096)
+        after = first["position"] - 1
+        await slow.start(after=after)
+        slow.connection.transport.pause_reading()
+        assert (await prompt.start(after=after))["resumed"]
+        slow.connection.transport.resume_reading()
+        for client in (slow, prompt):
+            await client.reached(last["position"])
+            assert len(said(client)) == 60
+
+
 async def test_beyond_a_number_of_sockets_a_client_is_sent_away_before_the_upgrade(
     database_url: str, nats_url: str
 ) -> None:
