@@ -30,6 +30,8 @@ MAX_BUFFERED_BYTES = 1024 * 1024
 # From here on a catch-up waits; live frames do not.
 HIGH_WATER_BYTES = 256 * 1024
 CLOSE_SECONDS = 5.0
+# Who was too slow to read on is not quicker to read that; what waits for them grows no more.
+SLOW_CLOSE_SECONDS = 30.0
 PAUSE_SECONDS = 0.05
 MAX_REASON_BYTES = 120
 RETURN_SECONDS = 5.0
@@ -146,7 +148,7 @@ class Socket(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
     def end(self, code: int, reason: str) -> None:
-        """Says goodbye, and waits CLOSE_SECONDS for the client to say it too."""
+        """Says goodbye, and waits for the client to say it too, but not for ever."""
         if self.is_open:
             self._leave(code, reason)
 
@@ -155,6 +157,8 @@ class Socket(WebSocketsSansIOProtocol):
         if self.handshake_complete and self.is_open:
             self._leave(SERVER_RESTARTING, return_reason())
             self.transport.close()
+        elif self.close_sent and self.transport.get_write_buffer_size():
+            self.transport.abort()
         else:
             super().shutdown()
 
@@ -164,7 +168,8 @@ class Socket(WebSocketsSansIOProtocol):
         self.close_sent = True
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": said})
         self.resume()
-        self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+        seconds = SLOW_CLOSE_SECONDS if code == TOO_SLOW else CLOSE_SECONDS
+        self.close_timer = self.loop.call_later(seconds, self.transport.abort)
 
 
 def return_reason() -> str:

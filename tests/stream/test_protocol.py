@@ -412,6 +412,7 @@ async def test_a_client_that_does_not_read_is_closed_and_resumes(
 ) -> None:
     ann, bob, _ = people
     monkeypatch.setattr(wire, "MAX_BUFFERED_BYTES", 64 * 1024)
+    monkeypatch.setattr(wire, "CLOSE_SECONDS", 0.1)
     chat_id = await group(ann, bob)
     async with (
         started(whole_api, ann) as [writer],
@@ -431,6 +432,7 @@ async def test_a_client_that_does_not_read_is_closed_and_resumes(
             )
             await asyncio.sleep(0.1)
         last = await writer.do("send-message", chat_id=chat_id, content="last")
+        await asyncio.sleep(0.3)  # it is told why, though it begins to read only now
         slow.connection.transport.resume_reading()
         assert await slow.close_code() == 4008
         async with connected(whole_api.url, token(bob)) as again:
