@@ -12,6 +12,7 @@ import msgspec
 
 from api.operations import Call, Operation, Parameter
 from api.queries.query import Query, Time, id_parameter, operation, whole_parameter
+from api.queries.whole import Torn, answer_whole
 from api.read_models import Snapshot
 from domain.avatar import avatar_key
 from domain.ids import UserId
@@ -115,7 +116,11 @@ class Users(msgspec.Struct, frozen=True):
 
 
 async def me(call: Call, snapshot: Snapshot) -> User:
-    return await _one(call.caller.user_id, call, snapshot)
+    """Who has a token is there, if not yet in the read model."""
+    try:
+        return await _one(call.caller.user_id, call, snapshot)
+    except NotFound:
+        raise Torn("the read models have not heard of you yet") from None
 
 
 async def user(call: Call, snapshot: Snapshot) -> User:
@@ -180,10 +185,9 @@ PREFIX = Parameter(
 )
 LIMIT = whole_parameter("limit", f"Default {DEFAULT_LIMIT}.", low=1, high=MAX_LIMIT)
 
-OPERATIONS: tuple[Operation, ...] = tuple(
-    operation(query)
-    for query in (
-        Query("/v1/users/me", "me", "The caller", me, USED, User),
+OPERATIONS: tuple[Operation, ...] = (
+    operation(Query("/v1/users/me", "me", "The caller", me, USED, User), answer_whole),
+    operation(
         Query(
             "/v1/users/{user_id:str}",
             "user",
@@ -192,9 +196,11 @@ OPERATIONS: tuple[Operation, ...] = tuple(
             USED,
             User,
             (id_parameter("user_id", "A user."),),
-        ),
+        )
+    ),
+    operation(
         Query(
             "/v1/users", "search-users", "Users by prefix", search, USED, Users, (PREFIX, LIMIT), ()
-        ),
-    )
+        )
+    ),
 )

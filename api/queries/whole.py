@@ -39,23 +39,24 @@ class Torn(ReadModelBehind):
 async def answer_whole(query: Query, call: Call) -> Reply:
     """Until a snapshot is whole, as long as any read may wait."""
     whole = await _whole(query, call, call.parts.settings.read_wait_seconds)
-    if whole is None:
-        raise ReadModelBehind("the read models stay at different positions")
+    if isinstance(whole, Torn):
+        raise ReadModelBehind(whole.detail)
     return whole
 
 
 async def answer_whole_or(torn: Query, query: Query, call: Call) -> Reply:
     """Whole if that can be had soon; else as it is: a projection that stands still must not take
     the others' answers with it."""
-    return await _whole(query, call, SOON_SECONDS) or await answer(torn, call)
+    whole = await _whole(query, call, SOON_SECONDS)
+    return await answer(torn, call) if isinstance(whole, Torn) else whole
 
 
-async def _whole(query: Query, call: Call, seconds: float) -> Reply | None:
+async def _whole(query: Query, call: Call, seconds: float) -> Reply | Torn:
     deadline = time.monotonic() + seconds
     while True:
         try:
             return await answer(query, call)
-        except Torn:
+        except Torn as torn:
             if time.monotonic() > deadline:
-                return None
+                return torn
         await asyncio.sleep(PAUSE_SECONDS)

@@ -324,12 +324,13 @@ async def test_read_models_that_stay_behind_are_told_so_in_time(
         assert 0.25 <= time.monotonic() - began < 4  # by default it would wait for 5
 
 
+@pytest.mark.parametrize("position", [1, 0], ids=["by position", "of oneself"])
 async def test_a_waiting_read_is_answered_as_soon_as_it_can_be(
-    database_url: str, nats_url: str
+    database_url: str, nats_url: str, position: int
 ) -> None:
     async with serving(database_url, nats_url) as api:
         ann = await api.person("ann")
-        waiting = asyncio.create_task(ann.look("/v1/users/me", 1))
+        waiting = asyncio.create_task(ann.look("/v1/users/me", position))
         await asyncio.sleep(0.2)
         assert not waiting.done()
         async with projecting(database_url, nats_url):
