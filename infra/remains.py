@@ -76,6 +76,12 @@ UPLOADS = """
     LIMIT %(limit)s
 """
 
+UNFINISHED = """
+    SELECT keys
+    FROM unfinished_uploads
+    WHERE uploader = %s
+"""
+
 # Projection and table: how many of its rows are of the user, and how many can be read.
 ROWS: tuple[tuple[str, str, LiteralString], ...] = (
     (
@@ -327,11 +333,13 @@ class Remains:
         try:
             avatars = len(await self._objects.below(avatar_prefix(self._user_id), MAX_AVATARS))
             images = await self._images()
+            begun = await self._begun()
         except Unavailable as error:
             return [Found("object store", 0, 0, f"not looked at: {first_line(error)}", False)]
         return [
             Found("object store: avatars", avatars, avatars),
             self._content("object store: images sent", images, images),
+            Found("object store: uploads that broke off", begun, begun),
         ]
 
     async def _images(self) -> int:
@@ -344,6 +352,11 @@ class Remains:
                 assert isinstance(uploaded, AttachmentUploaded), uploaded
                 number += len(await self._objects.below(uploaded.key_prefix, len(SIZES)))
         return number
+
+    async def _begun(self) -> int:
+        cursor = await self._connection.execute(UNFINISHED, (self._user_id,))
+        keys = [key for (of_upload,) in await cursor.fetchall() for key in of_upload]
+        return len([key for key in keys if await self._objects.below(key, 1)])
 
     async def _page(self, statement: LiteralString, arguments: dict[str, Any]) -> list[Any]:
         return await (await self._connection.execute(statement, arguments)).fetchall()

@@ -112,6 +112,12 @@ UNFINISHED = """
     LIMIT %(limit)s
 """
 
+UNFINISHED_OF = """
+    SELECT stream, keys
+    FROM unfinished_uploads
+    WHERE uploader = %s
+"""
+
 FINISH = """
     DELETE FROM unfinished_uploads
     WHERE id = %s
@@ -225,6 +231,7 @@ class Removals:
                     if ending.event.erase_messages:
                         senders.append(ending.event.user_id)
                     await self._remove_below(ending.event.user_id)
+                    await self._remove_begun(ending.event.user_id)
                 case GroupDeleted():
                     await self._remove_below(ending.event.chat_id)
                 case ProfileUpdated():
@@ -249,6 +256,13 @@ class Removals:
         """Every avatar there is of one who has none any more."""
         while keys := await self._objects.below(avatar_prefix(owner), OBJECTS_AT_ONCE):
             await self._objects.remove(keys)
+
+    async def _remove_begun(self, uploader: UserId) -> None:
+        """What nobody will finish. The notes stay: a store that hung may still write it, and the
+        sweep comes when it no longer can."""
+        for stream, keys in await self._rows(UNFINISHED_OF, (uploader,)):
+            if not await self._counts(stream, keys):
+                await self._objects.remove(keys)
 
     async def _remove_predecessor(self, ending: _Ending, owner: Owner) -> None:
         """The avatar that this event replaced. One whose key is destroyed is removed with the

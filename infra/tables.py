@@ -193,6 +193,7 @@ unfinished_uploads = Table(
     _required("stream", sa.Text),
     _required("keys", ARRAY(sa.Text)),
     _required("begun_at", TIME),
+    Column("uploader", ID),
     comment="Objects that may be in the store before the stream's event says so, or without it.",
 )
 

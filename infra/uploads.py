@@ -37,8 +37,8 @@ from infra.objects import Objects
 from infra.spool import scratch
 
 BEGIN = """
-    INSERT INTO unfinished_uploads (id, stream, keys, begun_at)
-    VALUES (%s, %s, %s, clock_timestamp())
+    INSERT INTO unfinished_uploads (id, stream, keys, begun_at, uploader)
+    VALUES (%s, %s, %s, clock_timestamp(), %s)
 """
 
 FINISH = """
@@ -143,7 +143,7 @@ class Uploads:
             keys: dict[Size, str] = {
                 size: upload.key(size, image.file_type) for size in upload.sizes
             }
-            await self._run(BEGIN, (upload.id, upload.stream, list(keys.values())))
+            await self._run(BEGIN, (upload.id, upload.stream, list(keys.values()), actor))
             for size, key in keys.items():
                 await self._objects.put(key, files[size], image.file_type)
             try:

@@ -411,15 +411,7 @@ async def test_a_crash_between_store_and_log_leaves_what_maintenance_removes(
     source.write_bytes(picture())
     kept, _ = await at.show()
     before = await at.stored()
-    environ = environment(at)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", DIES_BEFORE_THE_EVENT, str(source), at.ann.user_id, at.chat_id),
-        new_id(),
-        env=environ,
-        stderr=PIPE,
-    )
-    _, said = await process.communicate()
-    assert process.returncode == -signal.SIGKILL, said.decode()
+    await dies_before_the_event(at, source)
     assert len(await at.stored()) == len(before) + 3
     assert len(await at.rows(UNFINISHED)) == 1
     async with removing(at, unfinished_seconds=3_600.0) as young:
@@ -430,6 +422,17 @@ async def test_a_crash_between_store_and_log_leaves_what_maintenance_removes(
     assert await at.stored() == before
     assert await at.rows(UNFINISHED) == []
     assert await got(kept["url"]) == 200
+
+
+async def dies_before_the_event(at: Scene, source: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", DIES_BEFORE_THE_EVENT, str(source), at.ann.user_id, at.chat_id),
+        new_id(),
+        env=environment(at),
+        stderr=PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == -signal.SIGKILL, said.decode()
 
 
 async def test_an_upload_that_the_log_knows_is_kept_though_it_was_never_finished(
@@ -521,6 +524,23 @@ async def test_an_erased_accounts_objects_are_reported_until_they_are_gone(
         assert await run_report(at.settings, at.ann.user_id) == 1
         said = capsys.readouterr().out
         assert "can be read: object store: avatars, object store: images sent" in said
+        await maintain(at.settings, once=True)
+        assert await at.stored() == []
+        assert await run_report(at.settings, at.ann.user_id) == 0
+
+
+async def test_an_erased_account_leaves_nothing_of_an_upload_that_broke_off(
+    at: Scene, nats_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(picture())
+    await dies_before_the_event(at, source)
+    assert len(await at.stored()) == 3
+    async with relaying(at.database_url, nats_url):
+        await at.ann.do("delete-account", password=PASSWORD, erase_messages=True)
+        await projected(at.database_url)
+        assert await run_report(at.settings, at.ann.user_id) == 1
+        assert "can be read: object store: uploads that broke off" in capsys.readouterr().out
         await maintain(at.settings, once=True)
         assert await at.stored() == []
         assert await run_report(at.settings, at.ann.user_id) == 0
