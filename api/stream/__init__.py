@@ -8,8 +8,7 @@
     people      who is whose contact, and who blocks whom (pure)
     spans       in which chats a user was at which position (pure)
     shown       what a client is shown of an event (pure)
-    names       the names of the day
-    readings    what all of this reads from PostgreSQL
+    readings    what all of this reads from PostgreSQL; names: the names of the day
     catch_up    what a client missed, from the log
     places      how many do so at once, and how many of those are waited for
     receipts    what clients say they have, recorded together
