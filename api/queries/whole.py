@@ -2,7 +2,8 @@
 
 They move one by one, so a snapshot may hold some of them further than others. It is as of the
 lowest position all the same if nothing after that one matters to the answer; where something
-does (the query raises Torn), a new snapshot is taken a moment later.
+does (the query raises Torn), a new snapshot is taken a moment later. So it is for what has to be there
+and is not yet, as is the caller's own account.
 """
 
 import asyncio
