@@ -308,7 +308,7 @@ class Connection:
                     return
                 position = gateway.position
                 self._held, self._held_bytes = deque(), 0
-                gateway.subscribe(self)
+                gateway.subscribe(self, is_fresh=after is None)
                 self._is_started = True
                 self._mark_received()
         finally:

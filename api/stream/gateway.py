@@ -192,9 +192,14 @@ class Gateway:
         self._users[user_id].entering -= 1
         self._let_go(user_id)
 
-    def subscribe(self, connection: Connection) -> None:
-        """While the user is entering, under `turn`: gets what comes after `position`."""
-        self._users[connection.user_id].connections.add(connection)
+    def subscribe(self, connection: Connection, *, is_fresh: bool) -> None:
+        """While the user is entering, under `turn`: gets what comes after `position`, and where
+        it is not fresh, what it missed."""
+        user = self._users[connection.user_id]
+        if is_fresh and not user.connections:
+            # What was sent to chats that were left while it started never comes.
+            self._pending.keep(connection.user_id, self.rooms.joined_by(connection.user_id))
+        user.connections.add(connection)
 
     def unsubscribe(self, connection: Connection) -> None:
         user = self._users.get(connection.user_id)

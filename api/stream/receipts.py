@@ -8,7 +8,7 @@ nothing. Erring is towards too many: a mark too many is only a little more to wr
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from api.stream.readings import Range
 from commands.record_deliveries import RecordDeliveries
@@ -34,6 +34,12 @@ class Pending:
 
     def take_in(self, user_id: UserId) -> None:
         self._of.setdefault(user_id, {})
+
+    def keep(self, user_id: UserId, chat_ids: Collection[ChatId]) -> None:
+        """What there is in other chats will not come."""
+        of_user = self._of[user_id]
+        for chat_id in of_user.keys() - chat_ids:
+            del of_user[chat_id]
 
     def let_go(self, user_id: UserId) -> None:
         self._of.pop(user_id, None)

@@ -115,6 +115,10 @@ class Rooms:
         """The rooms that somebody is or was in."""
         return self._of_person.get(person, ())
 
+    def joined_by(self, person: UserId) -> set[ChatId]:
+        """The rooms that somebody is in."""
+        return {chat_id for chat_id in self.of(person) if person in self._rooms[chat_id].members}
+
     def who_share(self, person: UserId) -> set[UserId]:
         """Those who are in a room with somebody."""
         found: set[UserId] = set()

@@ -121,4 +121,6 @@ async def fetch(connection: AsyncConnection[Any], statement: Any, *values: Any) 
 def niceness_of_session(pid: int) -> int | None:
     """None where the kernel does not share by session."""
     path = Path(f"/proc/{pid}/autogroup")
-    return int(path.read_text().split()[-1]) if path.exists() else None
+    # Empty where it can share, and does not: in the kernel's root group, say.
+    told = path.read_text().split() if path.exists() else []
+    return int(told[-1]) if told else None

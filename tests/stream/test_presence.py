@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from api.stream import presence, typing
+from domain.ids import UserId
 from infra import clock
 from infra.tokens import Caller
 from tests.api.conversations import befriend, direct, group, say
@@ -300,17 +301,35 @@ async def test_who_was_removed_meanwhile_has_what_a_catch_up_brings_and_nothing_
     [sent] = await say(ann, chat_id, "a")
     removed = await ann.do("remove-member", chat_id=chat_id, user_id=bob.user_id)
     await ann.see("/v1/state", removed["position"])
-    async with connected(whole_api.url, token(bob)) as b:
+    async with connected(whole_api.url, token(bob)) as b, started(whole_api, ann) as [a]:
         await b.start()
         await b.say("received", position=removed["position"])
         await asyncio.sleep(QUIET_SECONDS)
         assert await status_of(bob, ann, sent, removed["position"]) == "pending"
-        async with started(whole_api, ann) as [a]:
-            assert (await b.start(after=sent["position"] - 1, epoch=1))["resumed"]
-            await b.event("member_removed")
-            await b.say("received", position=removed["position"])
-            told = await a.event("messages_delivered")
+        assert (await b.start(after=sent["position"] - 1, epoch=1))["resumed"]
+        await b.event("member_removed")
+        await b.say("received", position=removed["position"])
+        told = await a.event("messages_delivered")
         assert await status_of(bob, ann, sent, told["position"]) == "delivered"
+
+
+async def test_who_was_removed_before_it_was_routed_has_nothing_of_what_was_sent_before(
+    whole_api: Api, people: People
+) -> None:
+    ann, bob, carl = people
+    chat_id = await group(ann, bob, carl)
+    async with started(whole_api, carl), connected(whole_api.url, token(bob)) as b:
+        gateway = whole_api.live._services.gateway
+        async with gateway.turn:
+            [sent] = await say(ann, chat_id, "a")
+            removed = await ann.do("remove-member", chat_id=chat_id, user_id=bob.user_id)
+            starting = asyncio.create_task(b.start())
+            while UserId(bob.user_id) not in gateway._users:
+                await asyncio.sleep(0.01)
+        assert (await starting)["position"] >= removed["position"]
+        await b.say("received", position=removed["position"])
+        await asyncio.sleep(QUIET_SECONDS)
+        assert await status_of(bob, ann, sent, removed["position"]) == "pending"
 
 
 async def status_of(recipient: Person, seer: Person, sent: Json, position: int) -> str:

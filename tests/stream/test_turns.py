@@ -49,7 +49,7 @@ async def test_others_have_their_turn_within_a_batch_and_its_position_moves_with
     told = [Told(user_id, sending) for user_id in (ANNA, BEN)]
     for connection in told:
         sending._users.setdefault(connection.user_id, gateway._User())
-        sending.subscribe(connection)
+        sending.subscribe(connection, is_fresh=False)
     seen: list[int] = []
 
     async def other() -> None:
