@@ -86,6 +86,7 @@ async def opened(settings: Settings, *, name: str = "api") -> AsyncIterator[Part
         _sessions(settings, pool, bus, secret) as (tokens, ended, sessions),
         Erasure(pool, executor, keyring, sessions, logger) as erasure,
     ):
+        executor.under_way.listen(images.make_way)
         yield Parts(
             settings=settings,
             pool=pool,

@@ -49,6 +49,7 @@ from infra.errors import Unavailable
 from infra.keyring import Blinding, KeyId, Keyring, Secret
 from infra.lanes import Lane
 from infra.passwords import Passwords
+from infra.standing import UnderWay
 from infra.tracing import Tracer
 
 MAX_CACHED_STREAMS = 50_000
@@ -107,6 +108,7 @@ class Executor:
         passwords: Passwords,
         tracer: Tracer | None = None,
     ) -> None:
+        self.under_way = UnderWay()
         self._tracer = tracer
         self._pool = pool
         self._appender = appender
@@ -137,7 +139,8 @@ class Executor:
 
     async def _execute(self, request: Request) -> Done:
         try:
-            return await _Attempt(self, request).run()
+            with self.under_way:
+                return await _Attempt(self, request).run()
         except DOWN as error:
             raise Unavailable(f"the database does not answer: {first_line(error)}") from error
 

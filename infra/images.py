@@ -2,8 +2,9 @@
 
 Never in this process: a stranger's bytes meet decoders only where the kernel bounds memory and
 time, and where a crash costs that one upload. Workers start with the first image, are nice to
-everyone else, know none of our secrets, and end with us, even by kill -9. One that overdoes it
-is killed, and the next image gets a new one. Which refusal is whose fault:
+everyone else, stand still while commands are under way (`infra.standing`), know none of our
+secrets, and end with us, even by kill -9. One that overdoes it is killed, and the next image gets a
+new one. Which refusal is whose fault:
 
     it took more CPU or memory than it may   ImageTooLarge
     its bytes crashed the decoder            ImageBroken
@@ -18,6 +19,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -34,6 +36,7 @@ from infra.errors import (
 )
 from infra.image_jobs import Answer, Done, Failed, Job, Limits, Refused
 from infra.metrics import ImageMetrics
+from infra.standing import Standing
 
 MAX_WAITING = 32
 WAIT_SECONDS = 30.0
@@ -85,6 +88,14 @@ class Images:
         self._places = self.limit = workers + max_waiting
         self._limits = limits or Limits()
         self._idle: list[_Worker] = []
+        self._busy: set[_Worker] = set()
+        self._makes_way = False
+
+    def make_way(self, is_wanted: bool) -> None:
+        """Those at work stand still for now, or go on."""
+        self._makes_way = is_wanted
+        for worker in self._busy:
+            worker.make_way(is_wanted)
 
     async def __aenter__(self) -> Self:
         return self
@@ -141,12 +152,15 @@ class Images:
         """A worker that did not answer, for whatever reason, is not used again."""
         if idle is None:
             self._metrics.workers_started.inc()
-        worker = idle or await _Worker.start(self._limits)
+        worker = idle or await _Worker.start(self._limits, self._metrics)
+        self._busy.add(worker)
         try:
-            answer = await worker.do(job)
+            answer = await worker.do(job, makes_way=self._makes_way)
         except BaseException:
             await worker.kill()
             raise
+        finally:
+            self._busy.discard(worker)
         if worker.jobs < JOBS_PER_WORKER:
             self._idle.append(worker)
         else:
@@ -164,13 +178,19 @@ class Images:
 class _Worker:
     """One process, which does one job after the other."""
 
-    def __init__(self, process: Process, limits: Limits) -> None:
+    def __init__(self, process: Process, limits: Limits, metrics: ImageMetrics) -> None:
+        self._metrics = metrics
         self._process = process
         self._limits = limits
+        self._standing: Standing | None = None
         self.jobs = 0
 
+    def make_way(self, is_wanted: bool) -> None:
+        if self._standing is not None:
+            self._standing.ask(is_wanted)
+
     @classmethod
-    async def start(cls, limits: Limits) -> Self:
+    async def start(cls, limits: Limits, metrics: ImageMetrics) -> Self:
         python = [sys.executable, "-P", "-s", "-m", WORKER]
         try:
             process = await asyncio.create_subprocess_exec(
@@ -183,23 +203,31 @@ class _Worker:
             )
         except OSError as error:
             raise Unavailable(f"no worker for images can be started: {error}") from error
-        return cls(process, limits)
+        return cls(process, limits, metrics)
 
     @property
     def is_alive(self) -> bool:
         return self._process.returncode is None
 
-    async def do(self, job: Job) -> Answer:
+    async def do(self, job: Job, *, makes_way: bool) -> Answer:
+        """Meanwhile it can be asked to `make_way`."""
         self.jobs += 1
         try:
-            async with asyncio.timeout(self._limits.wall_seconds):
-                line = await self._ask(msgspec.json.encode(job) + b"\n")
-                if line.endswith(b"\n"):
-                    return ANSWERS.decode(line)
-                code = await self._process.wait()
+            async with asyncio.timeout(self._limits.wall_seconds) as patience:
+                after_stand = partial(self._after_stand, patience)
+                with Standing(self._process, after_stand) as self._standing:
+                    self.make_way(makes_way)
+                    line = await self._ask(msgspec.json.encode(job) + b"\n")
+                    if line.endswith(b"\n"):
+                        return ANSWERS.decode(line)
+                    code = await self._process.wait()
         except TimeoutError:
             raise Unavailable("the image was not done in time: try again") from None
         raise _ending(code)
+
+    def _after_stand(self, patience: asyncio.Timeout, seconds: float) -> None:
+        prolong(patience, seconds)
+        self._metrics.stood_seconds.inc(seconds)
 
     async def _ask(self, line: bytes) -> bytes:
         """Its answer; without its end if the worker ended."""
@@ -214,6 +242,13 @@ class _Worker:
         with suppress(ProcessLookupError):
             self._process.kill()
         await asyncio.wait_for(self._process.wait(), KILL_TIMEOUT_SECONDS)
+
+
+def prolong(patience: asyncio.Timeout, seconds: float) -> None:
+    """By the time in which it was not allowed to run."""
+    when = patience.when()
+    if when is not None and not patience.expired():
+        patience.reschedule(when + seconds)
 
 
 def _ending(code: int) -> Exception:

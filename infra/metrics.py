@@ -251,6 +251,9 @@ class ImageMetrics:
         self.workers_started = make.counter(
             "messenger_image_workers_started", "Workers started; each does up to 500 images"
         )
+        self.stood_seconds = make.counter(
+            "messenger_image_stood_seconds", "Time in which workers stood still for commands"
+        )
 
 
 class QueueMetrics:

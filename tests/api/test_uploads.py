@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import PIL.Image
+import psutil
 import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import settings as hypothesis_settings
@@ -48,6 +50,8 @@ from tests.api.served import (
 from tests.infra import machines
 from tests.infra.daemons import LOGGER, connected, keyring, projected, relaying, tasks, until
 from tests.infra.machines import SECRET_TEXT, fetch
+from tests.infra.pictures import encoded
+from tests.infra.rendering import workers
 
 LIMIT = 10 * 1024 * 1024
 BOUNDARY = "b0undary"
@@ -236,6 +240,21 @@ NO_FORMS: tuple[tuple[bytes, str, int, str], ...] = (
     (bytes(LIMIT + 100_000), FORM, 413, "too-large"),
     (form(*whole()), FORM, 404, "not-found"),
 )
+
+
+async def test_images_are_worked_on_while_no_command_is_and_come_to_their_end_all_the_same(
+    at: Scene,
+) -> None:
+    await at.upload()
+    [worker] = workers()
+    image = encoded(PIL.Image.effect_noise((2_000, 1_000), 60), "JPEG")
+    with at.api.parts.executor.under_way:
+        uploading = asyncio.create_task(at.upload(image=image))
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while worker.status() != psutil.STATUS_STOPPED:
+                await asyncio.sleep(0.001)
+        assert (await uploading)["width"] == 2_000
+    assert worker.status() != psutil.STATUS_STOPPED
 
 
 async def test_what_is_no_such_form_is_refused(at: Scene) -> None:

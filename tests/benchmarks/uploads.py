@@ -11,20 +11,19 @@ same photograph, one after the other, in one process.
 import asyncio
 import io
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 from time import perf_counter
-from typing import NamedTuple
-from uuid import uuid4
 
 import httpx
+import msgspec
 from PIL import Image
 
 from tests.benchmarks import harness, http_send, system
 from tests.benchmarks.harness import Report, below, below_times_baseline, mean, percentile
-from tests.benchmarks.load import Result
 from tests.benchmarks.system import Running
+from tests.benchmarks.uploading import TIMEOUT_SECONDS, Plan, upload, uploading
 
 SIZE = (2_048, 1_536)
 AT_ONCE = 16
@@ -36,33 +35,9 @@ ROUNDS = 5
 ROUND_SECONDS = 8.0
 WARM_UP_SECONDS = 5.0
 BASELINE_IMAGES = 8
-TIMEOUT_SECONDS = 120.0
 RATIO = 1.5
 BURNER = "from infra.image_worker import be_nice\nbe_nice()\nwhile True: pass"
 PEAK_MIB = 300.0  # of an API process, whatever is uploaded
-
-
-class Uploader(NamedTuple):
-    """One who uploads into a chat of theirs; each image for a message of its own."""
-
-    client: httpx.AsyncClient
-    chat_id: str
-    image: bytes
-
-    async def upload(self) -> float:
-        """Seconds that it took."""
-        began = perf_counter()
-        response = await self.client.post(
-            "/v1/attachments",
-            data={"chat_id": self.chat_id, "message_id": str(uuid4())},
-            files={"file": ("photo.jpg", self.image)},
-        )
-        assert response.status_code == 201, response.text
-        return perf_counter() - began
-
-    async def until(self, stopped: asyncio.Event, seconds: list[float]) -> None:
-        while not stopped.is_set():
-            seconds.append(await self.upload())
 
 
 async def run(report: Report, *, is_quick: bool) -> None:
@@ -71,10 +46,10 @@ async def run(report: Report, *, is_quick: bool) -> None:
     report.note(f"a JPEG of {SIZE[0]} x {SIZE[1]}, {len(image) / 1e6:.2f} MB")
     async with system.up() as running:
         harness.note_server(report, running.database_url)
-        async with _uploaders(running, image) as uploaders:
-            await uploaders[0].upload()
-            await _many(report, running, uploaders, seconds)
-            await _beside(report, running, uploaders[:BESIDE_UPLOADERS], is_quick=is_quick)
+        plan = await _plan(running, image)
+        await _many(report, running, plan, seconds)
+        few = msgspec.structs.replace(plan, people=plan.people[:BESIDE_UPLOADERS])
+        await _beside(report, running, few, is_quick=is_quick)
 
 
 def photograph() -> bytes:
@@ -86,13 +61,26 @@ def photograph() -> bytes:
     return file.getvalue()
 
 
-async def _many(
-    report: Report, running: Running, uploaders: list[Uploader], seconds: float
-) -> None:
-    alone = _pillow(uploaders[0].image)
+async def _plan(running: Running, image: bytes) -> Plan:
+    """A group of those who upload; the workers have made one image."""
+    numbers = count(1_000)  # of users that the senders do not use
+    async with httpx.AsyncClient(base_url=running.api_url, timeout=TIMEOUT_SECONDS) as client:
+        people = [await http_send.person(client, next(numbers)) for _ in range(AT_ONCE)]
+        seats = await http_send.group(client, people)
+        plan = Plan(running.api_url, [token for token, _ in seats], seats[0][1], image)
+        client.headers["Authorization"] = f"Bearer {plan.people[0]}"
+        await upload(client, plan)
+    return plan
+
+
+async def _many(report: Report, running: Running, plan: Plan, seconds: float) -> None:
+    alone = _pillow(plan.image)
     before = system.peak_mib(running.pids["api"])
-    times, took = await _upload_for(uploaders, seconds)
-    after = _pillow(uploaders[0].image)
+    began = perf_counter()
+    async with uploading(plan) as uploads:
+        await asyncio.sleep(seconds)
+    times, took = uploads.seconds, perf_counter() - began
+    after = _pillow(plan.image)
     name = f"{AT_ONCE} at once"
     report.add(f"{name}", len(times) / took, "uploads/s", baseline=mean([alone, after]))
     report.add(f"{name}, p50", percentile(times, 0.5), "s")
@@ -102,18 +90,6 @@ async def _many(
     report.note(f"API process before: {before:.0f} MiB at most; no upload is in it whole")
     for number, worker in enumerate(workers, 1):
         report.add(f"{name}, most memory of worker {number}", worker, "MiB")
-
-
-async def _upload_for(uploaders: list[Uploader], seconds: float) -> tuple[list[float], float]:
-    """What each upload took, and all of them."""
-    times: list[float] = []
-    stopped = asyncio.Event()
-    began = perf_counter()
-    tasks = [asyncio.create_task(one.until(stopped, times)) for one in uploaders]
-    await asyncio.sleep(seconds)
-    stopped.set()
-    await asyncio.gather(*tasks)
-    return times, perf_counter() - began
 
 
 def _pillow(image: bytes) -> float:
@@ -129,9 +105,7 @@ def _pillow(image: bytes) -> float:
     return BASELINE_IMAGES / (perf_counter() - began)
 
 
-async def _beside(
-    report: Report, running: Running, uploaders: list[Uploader], *, is_quick: bool
-) -> None:
+async def _beside(report: Report, running: Running, plan: Plan, *, is_quick: bool) -> None:
     sends = await http_send.requests(running.api_url)
     seconds = QUICK_SECONDS if is_quick else ROUND_SECONDS
     await http_send.load(running, sends, RATE, WARM_UP_SECONDS)
@@ -140,14 +114,16 @@ async def _beside(
         one = await http_send.load(running, sends, RATE, seconds)
         async with _burner():
             hot = await http_send.load(running, sends, RATE, seconds)
-        other, uploads = await _with(uploaders, http_send.load(running, sends, RATE, seconds))
+        async with uploading(plan) as uploads:
+            other = await http_send.load(running, sends, RATE, seconds)
         assert one.failures == other.failures == 0, (one.errors, other.errors)
         for times, result in ((alone, one), (burning, hot), (beside, other)):
             times.append(result.p99_ms)
         report.note(
             f"round {number + 1}, alone, beside the burner, beside uploaders: "
             f"p50 {one.p50_ms:.1f}, {hot.p50_ms:.1f}, {other.p50_ms:.1f} ms, "
-            f"p99 {one.p99_ms:.1f}, {hot.p99_ms:.1f}, {other.p99_ms:.1f} ms, {uploads} uploads"
+            f"p99 {one.p99_ms:.1f}, {hot.p99_ms:.1f}, {other.p99_ms:.1f} ms, {len(uploads.seconds)} uploads, "
+            f"p50 {percentile(uploads.seconds, 0.5):.2f} s"
         )
     base = percentile(alone, 0.5)
     name = f"send-message at {RATE:.0f}/s"
@@ -158,23 +134,12 @@ async def _beside(
         baseline=base,
     )
     report.add(
-        f"{name} beside {len(uploaders)} uploaders, p99 (median of rounds)",
+        f"{name} beside {len(plan.people)} uploaders, p99 (median of rounds)",
         percentile(beside, 0.5),
         "ms",
         baseline=base,
         target=below_times_baseline(RATIO),
     )
-
-
-async def _with(uploaders: list[Uploader], load: Awaitable[Result]) -> tuple[Result, int]:
-    """What the load saw, and how many uploads there were beside it."""
-    times: list[float] = []
-    stopped = asyncio.Event()
-    tasks = [asyncio.create_task(each.until(stopped, times)) for each in uploaders]
-    result = await load
-    stopped.set()
-    await asyncio.gather(*tasks)
-    return result, len(times)
 
 
 @asynccontextmanager
@@ -188,23 +153,3 @@ async def _burner() -> AsyncIterator[None]:
     finally:
         process.kill()
         await process.wait()
-
-
-@asynccontextmanager
-async def _uploaders(running: Running, image: bytes) -> AsyncIterator[list[Uploader]]:
-    numbers = count(1_000)  # of users that the senders do not use
-    async with httpx.AsyncClient(base_url=running.api_url, timeout=TIMEOUT_SECONDS) as client:
-        people = [await http_send.person(client, next(numbers)) for _ in range(AT_ONCE)]
-        seats = await http_send.group(client, people)
-    clients = [
-        httpx.AsyncClient(
-            base_url=running.api_url,
-            timeout=TIMEOUT_SECONDS,
-            headers={"Authorization": f"Bearer {token}"},
-        )
-        for token, _ in seats
-    ]
-    try:
-        yield [Uploader(each, seats[0][1], image) for each in clients]
-    finally:
-        await asyncio.gather(*(each.aclose() for each in clients))

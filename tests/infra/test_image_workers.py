@@ -15,6 +15,7 @@ import pytest
 
 from infra.errors import ImageBroken, ImageTooLarge, Unavailable
 from infra.image_jobs import MEGABYTE, Limits
+from infra.images import prolong
 from infra.priority import LAST
 from tests.infra.machines import niceness_of_session
 from tests.infra.pictures import encoded, quarters
@@ -23,6 +24,7 @@ from tests.infra.rendering import Made, Studio, is_worker, studio, workers
 WAIT_SECONDS = 20.0
 POLL_SECONDS = 0.005
 SMALL = encoded(quarters(64, 48), "JPEG")
+LARGE = encoded(PIL.Image.effect_noise((2_000, 1_000), 60), "JPEG")
 
 PROGRAM = """
 import asyncio, sys, tempfile
@@ -151,6 +153,46 @@ async def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> Non
                 await task
             assert not worker.is_running()
         assert await is_right(work)
+
+
+async def test_a_worker_makes_way_when_asked_and_is_done_though_nobody_ends_asking(
+    tmp_path: Path,
+) -> None:
+    async with studio(tmp_path) as work:
+        assert await is_right(work)
+        (worker,) = workers()
+        for asked_first in (True, False):
+            work.images.make_way(asked_first)
+            making = asyncio.create_task(work.make(LARGE))
+            if not asked_first:
+                await asyncio.sleep(POLL_SECONDS * 10)
+                work.images.make_way(True)
+            await eventually(lambda: worker.status() == psutil.STATUS_STOPPED)
+            assert (await making).image.width == 2_000
+            assert worker.status() != psutil.STATUS_STOPPED
+            work.images.make_way(False)
+        assert [one.pid for one in workers()] == [worker.pid]
+
+
+async def test_a_worker_killed_while_it_makes_way_is_replaced(tmp_path: Path) -> None:
+    async with studio(tmp_path) as work:
+        assert await is_right(work)
+        (worker,) = workers()
+        work.images.make_way(True)
+        making = asyncio.create_task(work.make(LARGE))
+        await eventually(lambda: worker.status() == psutil.STATUS_STOPPED)
+        worker.kill()
+        assert (await making).image.width == 2_000
+
+
+async def test_the_time_that_a_worker_may_take_does_not_run_while_it_makes_way() -> None:
+    async with asyncio.timeout(WAIT_SECONDS) as patience:
+        before = patience.when()
+        assert before is not None
+        prolong(patience, 3.0)
+        prolong(patience, 4.0)
+        await asyncio.sleep(0)
+        assert patience.when() == before + 7.0
 
 
 async def test_an_upload_that_is_given_up_takes_its_worker_with_it(tmp_path: Path) -> None:
