@@ -175,10 +175,10 @@ def skip(name: str, position: int, why: str, data_dir: Path | None) -> None:
 @DATA_DIR
 def maintain(once: bool, data_dir: Path | None) -> None:
     """Remove what is not needed any more, make partitions ahead, archive old messages."""
-    from api import daemons
+    from api import maintaining
 
     settings = _settings(data_dir)
-    _run_logging("maintain", settings, daemons.maintain(settings, once=once))
+    _run_logging("maintain", settings, maintaining.maintain(settings, once=once))
 
 
 @messenger.command()

@@ -1,18 +1,17 @@
-"""The daemons behind the API: relay, projectors and maintenance, each until a signal stops it."""
+"""The daemons that copy the log: the relay and the projectors, each until a signal stops it.
+
+What only others need is not loaded here: a projector starts in half a second of processor time.
+"""
 
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
 
-from api.stream.presence import Leases
-from api.writing import writing
 from infra import database, garbage, logs, metrics, scraping
 from infra.bus import Bus
 from infra.ending import end
-from infra.history import Witness
-from infra.housekeeping import Housekeeping
 from infra.keyring import Keyring, Secret
 from infra.logs import Logger
 from infra.metrics import (
@@ -20,14 +19,10 @@ from infra.metrics import (
     ProjectorMetrics,
     Registry,
     RelayMetrics,
-    UpkeepMetrics,
 )
-from infra.objects import Objects
-from infra.passwords import Passwords
 from infra.priority import CATCHING_UP, give_way
 from infra.projector import Projector
 from infra.relay import Relay
-from infra.removals import Removals
 from infra.settings import Settings
 from infra.tracing import Tracer, tracing
 from projections.projection import Projection
@@ -72,7 +67,7 @@ class Copying(NamedTuple):
 
 @asynccontextmanager
 async def copying(settings: Settings, *, process: str) -> AsyncIterator[Copying]:
-    logger, registry = _telling(settings, process)
+    logger, registry = telling(settings, process)
     async with (
         scraped(settings, registry),
         tracing(settings, process=process) as tracer,
@@ -81,7 +76,8 @@ async def copying(settings: Settings, *, process: str) -> AsyncIterator[Copying]
         yield Copying(logger, registry, tracer, bus)
 
 
-def _telling(settings: Settings, process: str) -> tuple[Logger, Registry]:
+def telling(settings: Settings, process: str) -> tuple[Logger, Registry]:
+    """What is logged by others comes there too."""
     logger = Logger(settings.log_level, process=process)
     logs.forward(logger)
     return logger, metrics.registry()
@@ -113,52 +109,6 @@ async def project(settings: Settings, projections: Sequence[Projection]) -> None
             for projection in projections
         ]
         await until_signal(keys.watch(), *(projector.run() for projector in projectors))
-
-
-async def maintain(settings: Settings, *, once: bool) -> None:
-    """Raises Unavailable where it shall be done once and can't be, or Stopped."""
-    logger, registry = _telling(settings, "maintain")
-    name = "maintain" if once else database.process_name("maintain")
-    passwords = Passwords(rounds=settings.bcrypt_rounds)
-    counted = UpkeepMetrics(registry)
-    async with (
-        nullcontext() if once else scraped(settings, registry),
-        writing(settings, name=name, passwords=passwords, registry=registry) as parts,
-        Objects(settings) as objects,
-    ):
-        removals = Removals(
-            parts.pool,
-            parts.executor,
-            parts.keyring,
-            objects,
-            logger,
-            unsent_seconds=settings.attachment_unsent_seconds,
-            metrics=counted,
-        )
-        leases = Leases(parts.pool, parts.executor)
-        housekeeping = Housekeeping(
-            parts.pool,
-            logger,
-            archive_tablespace=settings.archive_tablespace,
-            archive_months=settings.archive_months,
-            metrics=counted,
-        )
-        if once:
-            try:
-                await housekeeping.once()
-            finally:
-                await removals.once()
-                await leases.reap()
-        else:
-            # What it remembers of the log has to be of this one.
-            witness = Witness(parts.pool, parts.bus)
-            await until_signal(
-                parts.keyring.watch(),
-                removals.run(),
-                leases.reap_forever(logger),
-                housekeeping.run(),
-                witness.watch(),
-            )
 
 
 @asynccontextmanager

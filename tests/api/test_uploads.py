@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from minio import Minio
 
 from api import multipart
-from api.daemons import maintain
 from api.erasure import run_report
+from api.maintaining import maintain
 from api.parts import MAX_UPLOADS_OF_A_USER
 from api.slots import Slots
 from domain.refusals import Refusal
