@@ -26,10 +26,11 @@ TERMINATE = """
     WHERE application_name LIKE 'messenger %'
 """
 
+# Some names end with the process's id and host.
 BACKENDS_OF = """
     SELECT pid
     FROM pg_stat_activity
-    WHERE application_name = %s
+    WHERE regexp_replace(application_name, ' [0-9]+@.*', '') = %s
 """
 
 HOLD_HEAD = """
@@ -48,7 +49,7 @@ LEADING_RELAY = """
     SELECT l.pid
     FROM pg_locks AS l
     JOIN pg_stat_activity AS a USING (pid)
-    WHERE l.locktype = 'advisory' AND l.granted AND a.application_name = 'messenger relay'
+    WHERE l.locktype = 'advisory' AND l.granted AND a.application_name LIKE 'messenger relay %%@%%'
 """
 
 END_SESSION = """
