@@ -76,8 +76,8 @@ class Suite:
     """One system and its load; `run` faults on it."""
 
     def __init__(self, system: System, load: Load, *, seed: int, hold_seconds: float) -> None:
-        self._system = system
-        self._load = load
+        self.system = system
+        self.load = load
         self._seed = seed
         self._hold_seconds = hold_seconds
         self._checker = Checker(load)
@@ -86,42 +86,42 @@ class Suite:
         """On all of its victims, or so many of them."""
         chance = random.Random(f"{self._seed} {fault.name}")
         chosen = chance.sample(fault.victims, len(fault.victims))[:victims]
-        before, recoveries = len(self._load.acknowledged), []
-        self._load.go()
+        before, recoveries = len(self.load.acknowledged), []
+        self.load.go()
         for victim in chosen:
             await asyncio.sleep(chance.uniform(0.5, 1.5) * BETWEEN_SECONDS)
             disturbance = Disturbance()
-            scene = Scene(self._system, self._load, chance, self._hold_seconds, disturbance)
+            scene = Scene(self.system, self.load, chance, self._hold_seconds, disturbance)
             try:
                 await fault.stroke(scene, victim)
                 recoveries.append(await self._recovered(disturbance.ended))
             except TimeoutError as error:
-                said = f"{fault.name} ({victim}): {error}\n{self._system.last_words()}"
+                said = f"{fault.name} ({victim}): {error}\n{self.system.last_words()}"
                 raise AssertionError(said) from error
-            self._load.check()
+            self.load.check()
         findings = await self._judged()
-        acknowledged = len(self._load.acknowledged) - before
+        acknowledged = len(self.load.acknowledged) - before
         return Result(fault.name, acknowledged, findings, recoveries)
 
     async def _recovered(self, ended: float | None) -> float:
         began = time.monotonic() if ended is None else ended
         async with asyncio.timeout(RECOVERY_SECONDS):
-            position = await self._load.probe()
+            position = await self.load.probe()
             await self._all_at(position, dict.fromkeys(self._steady(), position))
         return time.monotonic() - began
 
     def _steady(self) -> list[str]:
         """Those who are in the chat of all at any time."""
-        return [person.user_id for person in self._load.people[:-1]]
+        return [person.user_id for person in self.load.people[:-1]]
 
     async def _judged(self) -> Findings:
         """What was under way comes to its end, and all copies to where the log is then."""
-        await self._load.rest()
+        await self.load.rest()
         async with asyncio.timeout(RECOVERY_SECONDS):
-            head, last = await self._checker.look(self._system.database_url)
+            head, last = await self._checker.look(self.system.database_url)
             await self._all_at(head, last)
-        findings = await self._checker.judge(self._system.database_url, self._system.nats_url)
-        code, said = await self._system.command("verify")
+        findings = await self._checker.judge(self.system.database_url, self.system.nats_url)
+        code, said = await self.system.command("verify")
         if code != 0:
             findings.wrong.append(f"messenger verify: {said.strip()[-2000:]}")
         return findings
@@ -136,10 +136,10 @@ class Suite:
 
     async def _behind(self, position: int, sockets: dict[str, int]) -> list[str]:
         """Who is not there yet."""
-        self._load.check()
+        self.load.check()
         behind = [
             f"socket {device.user_id} at {device.position}"
-            for device in self._load.devices
+            for device in self.load.devices
             if device.position < sockets.get(device.user_id, 0)
         ]
         try:
@@ -149,7 +149,7 @@ class Suite:
 
     async def _copies_behind(self, position: int) -> list[str]:
         async with await psycopg.AsyncConnection.connect(
-            self._system.database_url, autocommit=True, connect_timeout=ANSWER_SECONDS
+            self.system.database_url, autocommit=True, connect_timeout=ANSWER_SECONDS
         ) as connection:
             reached = dict(await (await connection.execute(CHECKPOINTS)).fetchall())
             epoch: Any = await (await connection.execute(EPOCH)).fetchone()
@@ -158,7 +158,7 @@ class Suite:
 
     async def _stream_behind(self, stream: str, position: int) -> list[str]:
         client = await nats.connect(
-            self._system.nats_url, connect_timeout=ANSWER_SECONDS, allow_reconnect=False
+            self.system.nats_url, connect_timeout=ANSWER_SECONDS, allow_reconnect=False
         )
         try:
             info = await client.jetstream().stream_info(stream)

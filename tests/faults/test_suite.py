@@ -5,11 +5,14 @@
 
 import os
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from tests.faults.fault import Disturbance, Scene
 from tests.faults.faults import FAULTS
-from tests.faults.suite import ordered, prepared, table
+from tests.faults.killing import BACKENDS, BACKENDS_OF, LEADING_RELAY, found
+from tests.faults.suite import Suite, ordered, prepared, table
 
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 HOLD_SECONDS = 1.0
@@ -37,7 +40,16 @@ def test_a_seed_repeats_the_order() -> None:
 async def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path) -> None:
     chosen = [fault for fault in FAULTS if fault.name in SHORT]
     async with prepared(tmp_path, seed=SEED, hold_seconds=HOLD_SECONDS) as suite:
+        await they_are_there(suite)
         results = [await suite.run(fault, victims=1) for fault in ordered(chosen, SEED)]
     print(table(results))
     assert [result.line for result in results if not result.is_good] == []
     assert all(result.acknowledged for result in results)
+
+
+async def they_are_there(suite: Suite) -> None:
+    """The sessions that other faults look for by what their processes call themselves."""
+    scene = Scene(suite.system, suite.load, Random(SEED), HOLD_SECONDS, Disturbance())
+    for name in BACKENDS:
+        assert await found(scene, BACKENDS_OF, name)
+    assert await found(scene, LEADING_RELAY)
