@@ -17,10 +17,11 @@ import asyncio
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Self
 
 import msgspec
@@ -40,6 +41,8 @@ from infra.standing import Standing
 
 MAX_WAITING = 32
 WAIT_SECONDS = 30.0
+# Workers make no way while an image has waited for longer than this.
+PATIENT_SECONDS = 5.0
 # What decoders leak goes with the worker.
 JOBS_PER_WORKER = 500
 
@@ -90,9 +93,11 @@ class Images:
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
         self._makes_way = False
+        # Since when each waits, the first of them first.
+        self._waiting: dict[object, float] = {}
 
     def make_way(self, is_wanted: bool) -> None:
-        """Those at work stand still for now, or go on."""
+        """Those at work stand still for now, unless others wait for them for long; or go on."""
         self._makes_way = is_wanted
         for worker in self._busy:
             worker.make_way(is_wanted)
@@ -139,14 +144,22 @@ class Images:
         if self._places <= 0:
             raise Unavailable("too many images wait to be worked on: try again")
         self._places -= 1
+        mine = object()
+        self._waiting[mine] = monotonic()
         try:
             async with asyncio.timeout(WAIT_SECONDS) as patience, self._turns:
                 patience.reschedule(None)
+                del self._waiting[mine]
                 yield
         except TimeoutError:
             raise Unavailable("the images before this one take too long: try again") from None
         finally:
             self._places += 1
+            self._waiting.pop(mine, None)
+
+    def _may_stand(self) -> bool:
+        longest = next(iter(self._waiting.values()), None)
+        return longest is None or monotonic() - longest < PATIENT_SECONDS
 
     async def _answer(self, job: Job, idle: "_Worker | None") -> Answer:
         """A worker that did not answer, for whatever reason, is not used again."""
@@ -155,7 +168,7 @@ class Images:
         worker = idle or await _Worker.start(self._limits, self._metrics)
         self._busy.add(worker)
         try:
-            answer = await worker.do(job, makes_way=self._makes_way)
+            answer = await worker.do(job, self._may_stand, makes_way=self._makes_way)
         except BaseException:
             await worker.kill()
             raise
@@ -209,13 +222,13 @@ class _Worker:
     def is_alive(self) -> bool:
         return self._process.returncode is None
 
-    async def do(self, job: Job, *, makes_way: bool) -> Answer:
+    async def do(self, job: Job, may_stand: Callable[[], bool], *, makes_way: bool) -> Answer:
         """Meanwhile it can be asked to `make_way`."""
         self.jobs += 1
         try:
             async with asyncio.timeout(self._limits.wall_seconds) as patience:
                 after_stand = partial(self._after_stand, patience)
-                with Standing(self._process, after_stand) as self._standing:
+                with Standing(self._process, may_stand, after_stand) as self._standing:
                     self.make_way(makes_way)
                     line = await self._ask(msgspec.json.encode(job) + b"\n")
                     if line.endswith(b"\n"):

@@ -17,6 +17,8 @@ from typing import Self
 STANDS_PER_RUN = 3.0
 LEAST_STAND_SECONDS = 0.03
 MOST_STAND_SECONDS = 0.3
+# How soon it is seen that one may stand again.
+LOOK_SECONDS = 0.1
 # Commands come one after the other; to go on between two of them is to be in the way of both.
 LINGER_SECONDS = 0.01
 
@@ -91,13 +93,17 @@ class Allowance:
 
 
 class Standing:
-    """A process that can be asked to stand still; `after_stand` is told the seconds of each stand.
-    For use as a context manager, while it is at work."""
+    """A process that can be asked to stand still, and does for as long as it `may`; `after_stand`
+    is told the seconds of each stand. For use as a context manager, while it is at work."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, after_stand: Callable[[float], None]
+        self,
+        process: asyncio.subprocess.Process,
+        may: Callable[[], bool],
+        after_stand: Callable[[float], None],
     ) -> None:
         self._process = process
+        self._may = may
         self._after_stand = after_stand
         self._allowance = Allowance(monotonic())
         self._timer: asyncio.TimerHandle | None = None
@@ -122,14 +128,15 @@ class Standing:
         if self._timer is not None:
             self._timer.cancel()
         stood = self._allowance.stands
-        passed = self._allowance.look(monotonic(), is_wanted=self._is_wanted)
+        is_wanted = self._is_wanted and self._may()
+        passed = self._allowance.look(monotonic(), is_wanted=is_wanted)
         if stood != self._allowance.stands:
             self._send(signal.SIGCONT if stood else signal.SIGSTOP)
         if stood:
             self._after_stand(passed)
         if self._is_wanted:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._allowance.seconds_to_change, self._look)
+            again = self._allowance.seconds_to_change if is_wanted else LOOK_SECONDS
+            self._timer = asyncio.get_running_loop().call_later(again, self._look)
 
     def _send(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

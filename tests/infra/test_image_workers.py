@@ -13,6 +13,7 @@ import PIL.Image
 import psutil
 import pytest
 
+from infra import images
 from infra.errors import ImageBroken, ImageTooLarge, Unavailable
 from infra.image_jobs import MEGABYTE, Limits
 from infra.images import prolong
@@ -172,6 +173,25 @@ async def test_a_worker_makes_way_when_asked_and_is_done_though_nobody_ends_aski
             assert worker.status() != psutil.STATUS_STOPPED
             work.images.make_way(False)
         assert [one.pid for one in workers()] == [worker.pid]
+
+
+async def test_no_worker_makes_way_while_an_image_has_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "PATIENT_SECONDS", 0.0)
+    stood: list[str] = []
+    async with studio(tmp_path) as work:
+        assert await is_right(work)
+        (worker,) = workers()
+        work.images.make_way(True)
+        making = [asyncio.create_task(work.make(LARGE)) for _ in range(3)]
+        await eventually(lambda: len(work.images._waiting) == 2)
+        while work.images._waiting:
+            stood += [worker.status()] * (worker.status() == psutil.STATUS_STOPPED)
+            await asyncio.sleep(POLL_SECONDS)
+        assert stood == []
+        await eventually(lambda: worker.status() == psutil.STATUS_STOPPED)
+        assert [(await one).image.width for one in making] == [2_000] * 3
 
 
 async def test_a_worker_killed_while_it_makes_way_is_replaced(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_it_stands_as_long_as_it_has_earned_and_then_runs_until_it_has_again() -
     assert not allowance.stands
 
 
+def always() -> bool:
+    return True
+
+
+def untold(seconds: float) -> None:
+    pass
+
+
 @asynccontextmanager
 async def burning() -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass")
@@ -88,7 +96,7 @@ async def becomes(process: asyncio.subprocess.Process, *, standing: bool) -> Non
 async def test_a_process_stands_and_goes_on_again_and_again_while_it_is_asked_to() -> None:
     stands: list[float] = []
     async with burning() as process:
-        with Standing(process, stands.append) as standing:
+        with Standing(process, always, stands.append) as standing:
             standing.ask(True)
             for _ in range(5):
                 await becomes(process, standing=True)
@@ -104,7 +112,7 @@ async def test_a_process_stands_and_goes_on_again_and_again_while_it_is_asked_to
 
 async def test_who_is_no_more_asked_goes_on_at_once_and_so_does_whose_work_is_over() -> None:
     async with burning() as process:
-        with Standing(process, lambda seconds: None) as standing:
+        with Standing(process, always, untold) as standing:
             for _ in range(3):
                 standing.ask(True)
                 await becomes(process, standing=True)
@@ -117,9 +125,23 @@ async def test_who_is_no_more_asked_goes_on_at_once_and_so_does_whose_work_is_ov
         await becomes(process, standing=False)
 
 
+async def test_who_may_not_stand_runs_until_it_may_again() -> None:
+    may: list[bool] = []
+    async with burning() as process:
+        with Standing(process, lambda: bool(may), untold) as standing:
+            standing.ask(True)
+            for _ in range(2):
+                await asyncio.sleep(LEAST_STAND_SECONDS * 4)
+                await becomes(process, standing=False)
+                may.append(True)
+                await becomes(process, standing=True)
+                may.clear()
+                await becomes(process, standing=False)
+
+
 async def test_one_that_has_ended_is_asked_in_vain() -> None:
     async with burning() as process:
-        with Standing(process, lambda seconds: None) as standing:
+        with Standing(process, always, untold) as standing:
             process.kill()
             await process.wait()
             standing.ask(True)
