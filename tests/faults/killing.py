@@ -59,6 +59,8 @@ END_SESSION = """
 WAIT_SECONDS = 20.0
 POLL_SECONDS = 0.01
 TOGETHER_SECONDS = 4.0
+# All that went before is in the log, and a replay rests for most of its time.
+REPLAY_SECONDS = 300.0
 
 
 def killed_at(point: str, prefix: str = "") -> Stroke:
@@ -88,7 +90,7 @@ def replay_killed_at(point: str) -> Stroke:
 
     async def stroke(scene: Scene, victim: str) -> None:
         replaying = scene.system.begun("replay", victim)
-        await scene.system.killed_at(f"replay-{victim}", point)
+        await scene.system.killed_at(f"replay-{victim}", point, REPLAY_SECONDS)
         await asyncio.to_thread(replaying.communicate)
         assert replaying.returncode == -signal.SIGKILL
         code, said = await scene.system.command("replay", victim)

@@ -34,7 +34,7 @@ SETTINGS = {
 }
 POLL_SECONDS = 0.02
 CHANGE_SECONDS = 60.0
-ENDED_SECONDS = 60.0
+ENDED_SECONDS = 300.0
 SHOWN_LINES = 5
 
 
@@ -116,12 +116,12 @@ class System:
         """Until the supervisor has started it again."""
         await self.until(lambda: self.pid(name) != pid, f"{name} is started again")
 
-    async def killed_at(self, role: str, point: str) -> None:
+    async def killed_at(self, role: str, point: str, seconds: float = POINT_SECONDS) -> None:
         """The next process of this role to get to the point is gone there."""
         file = self.faults / "armed" / f"{role}.{point}"
         file.touch()
         try:
-            await self.until(lambda: not file.exists(), f"{role} is {point}", POINT_SECONDS)
+            await self.until(lambda: not file.exists(), f"{role} is {point}", seconds)
         finally:
             file.unlink(missing_ok=True)
 
