@@ -453,9 +453,31 @@ def _run(work: Coroutine[Any, Any, int | None]) -> None:
     """A known trouble becomes one line."""
     try:
         code = _done(work)
-    except MessengerError as error:
-        raise _Failure(str(error)) from error
+    except Exception as error:
+        reason = _trouble(error)
+        if reason is None:
+            raise
+        raise _Failure(reason) from error
     sys.exit(code)
+
+
+def _trouble(error: Exception) -> str | None:
+    """What an operator can do something about; None for what is a fault of ours."""
+    from psycopg.errors import InsufficientPrivilege
+
+    from infra.database import DOWN
+
+    match error:
+        case MessengerError():
+            return str(error)
+        case InsufficientPrivilege():
+            return f"the database allows it to its owner alone: {_first_line(error)}"
+        case _ if isinstance(error, DOWN):
+            return f"the database does not answer: {_first_line(error)}"
+        case OSError(filename=str(name)):
+            return f"{name}: {error.strerror}"
+        case _:
+            return None
 
 
 def _run_logging(process: str, settings: Settings, work: Coroutine[Any, Any, None]) -> None:

@@ -146,7 +146,13 @@ class Witness:
         self._bus = bus
         self._known: tuple[int, str | None] = (0, None)
         self._epoch = 0
-        self._server = ""
+        self._server = self._compared = ""
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether JetStream was asked about the server that was looked at last: until then a log
+        that went back is not told from one that did not, by a process that has just started."""
+        return self._compared == self._server
 
     async def look(self) -> Head:
         """The head. Raises Stopped, or what a database that is away raises."""
@@ -155,8 +161,9 @@ class Witness:
             row: Any = await (await connection.execute(LOOK, (position,))).fetchone()
             head = Head(*row[:2])
             self._compare(head, position, known, found=row[3])
-            if row[4] != self._server and await self._has_asked(connection):
-                self._server = row[4]
+            self._server = row[4]
+            if not self.is_sure and await self._has_asked(connection):
+                self._compared = self._server
         self._known, self._epoch = (head.position, row[2]), head.epoch
         return head
 

@@ -68,6 +68,20 @@ RIGHTS = """
     ORDER BY a.privilege_type, r.rolname
 """
 
+# Whoever may use a table may use the schema that its copy is in.
+USERS = """
+    SELECT DISTINCT r.rolname
+    FROM pg_class AS c
+    CROSS JOIN aclexplode(c.relacl) AS a
+    JOIN pg_roles AS r ON r.oid = a.grantee
+    WHERE c.relnamespace = 'public'::regnamespace
+        AND c.relname = ANY (%s)
+        AND a.grantee <> c.relowner
+    ORDER BY r.rolname
+"""
+
+GRANT_USAGE = sql.SQL("GRANT USAGE ON SCHEMA {schema} TO {role}")
+
 GRANTS = {
     "SELECT": sql.SQL("GRANT SELECT ON {table} TO {role}"),
     "INSERT": sql.SQL("GRANT INSERT ON {table} TO {role}"),
@@ -363,7 +377,7 @@ async def _prepare(
         return
     async with connection.transaction():
         await drop(connection, schema)
-        await connection.execute(CREATE_SCHEMA.format(schema=sql.Identifier(schema)))
+        await make_schema(connection, projection, schema)
         for statement in statements:
             await connection.execute(statement.encode())
         for table in tables.tables_of(projection.name):
@@ -371,6 +385,16 @@ async def _prepare(
         await connection.execute(
             NOTE_SHAPE.format(schema=sql.Identifier(schema), shape=sql.Literal(shape))
         )
+
+
+async def make_schema(connection: Connection, projection: Projection, schema: str) -> None:
+    """If it is not there, for those who may use the live tables."""
+    await connection.execute(CREATE_SCHEMA.format(schema=sql.Identifier(schema)))
+    names = [table.name for table in tables.tables_of(projection.name)]
+    cursor = await connection.execute(USERS, (names,))
+    for (role,) in await cursor.fetchall():
+        named = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
+        await connection.execute(GRANT_USAGE.format(**named))
 
 
 async def _grant(connection: Connection, table: str) -> None:

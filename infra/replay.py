@@ -69,7 +69,6 @@ PLACE_OF_RETIRED = sql.SQL(
     """
 )
 
-MAKE_SCHEMA = sql.SQL("CREATE SCHEMA {schema}")
 RENAME_SCHEMA = sql.SQL("ALTER SCHEMA {schema} RENAME TO {to}")
 SET_SCHEMA = sql.SQL("ALTER TABLE {source}.{table} SET SCHEMA {target}")
 
@@ -169,7 +168,7 @@ async def as_of(
         connection = copy.writer.connection
         async with connection.transaction():
             skipped = await copy.skipped(until)
-            await connection.execute(rebuild.CREATE_SCHEMA.format(schema=sql.Identifier(schema)))
+            await rebuild.make_schema(connection, projection, schema)
             await _drop_tables(connection, projection, schema)
             members = await _members(connection, projection, scratch)
             await _move(connection, members, scratch, schema)
@@ -275,7 +274,7 @@ async def _exchange(copy: Rebuild, live: Checkpoint, retired: str) -> None:
     connection, projection = copy.writer.connection, copy.projection
     aside = f"aside_{projection.name}"  # until the copy's schema, which may have that name, is gone
     names = {"schema": sql.Identifier(aside), "to": sql.Identifier(retired)}
-    await connection.execute(MAKE_SCHEMA.format(**names))
+    await rebuild.make_schema(connection, projection, aside)
     coming = await _members(connection, projection, copy.schema)
     await _take(connection, await _live_tables(copy))
     going = await _members(connection, projection, "public")

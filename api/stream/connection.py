@@ -332,7 +332,9 @@ class Connection:
         """Where the catch-up begins; None if there can be none."""
         if start.after is None:
             return None
-        head = await self._services.gateway.head()
+        head = await self._services.gateway.sure_head()
+        if head is None:
+            return None
         oldest = head.position - self._services.parts.settings.stream_catch_up_events
         # Whoever does not say of which epoch, may mean the first.
         epoch = 1 if start.epoch is None else start.epoch

@@ -280,6 +280,11 @@ class Gateway:
         """Raises Stopped where the log is not the one that was routed so far."""
         return await self._witness.look()
 
+    async def sure_head(self) -> Head | None:
+        """None while JetStream can't be asked whether the log is the one that clients know."""
+        head = await self.head()
+        return head if self._witness.is_sure else None
+
     async def begin(self) -> None:
         """At the log's head, with nobody connected."""
         head = await self.head()

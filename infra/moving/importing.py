@@ -232,7 +232,7 @@ async def _under_way(connection: Connection) -> _UnderWay | None:
 
 
 def _survey(path: Path, reached: int) -> _Survey:
-    """Reads all of it; files of objects are looked for, and read when they are put."""
+    """Reads all of it, with the files of the objects that are not in yet."""
     header, number, digest_reached = None, 0, ""
     for number, digest, _, line in lines.read(path):
         if number == reached:
@@ -240,23 +240,28 @@ def _survey(path: Path, reached: int) -> _Survey:
         match line:
             case Header():
                 header = line
-            case Object():
-                _check_size(path, number, line)
+            case Object() if number > reached:
+                _checked(path, number, line)
             case _:
                 pass
     assert header is not None, "the first line of every export"
     return _Survey(header, number, digest_reached)
 
 
-def _check_size(path: Path, number: int, line: Object) -> Path:
+def _checked(path: Path, number: int, line: Object) -> Path:
+    """The object's file, read whole."""
     file = lines.objects_directory(path) / line.key
     size_bytes = file.stat().st_size if file.is_file() else None
     if size_bytes != line.size_bytes or size_bytes > lines.MAX_OBJECT_BYTES:
         found = "is not there" if size_bytes is None else f"has {size_bytes} bytes"
-        raise BadExport(
-            f"line {number} of {path.name}: {file} {found}, {line.size_bytes} were exported"
-        )
+        raise _wrong(path, number, f"{file} {found}, {line.size_bytes} were exported")
+    if lines.digest_of(file) != line.sha256:
+        raise _wrong(path, number, f"{file} was altered")
     return file
+
+
+def _wrong(path: Path, number: int, reason: str) -> BadExport:
+    return BadExport(f"line {number} of {path.name}: {reason}")
 
 
 async def _begin(connection: Connection) -> None:
@@ -293,7 +298,7 @@ class _Batches:
             await self._write(batch)
         except (psycopg.IntegrityError, psycopg.DataError, KeyMissing) as error:
             if len(batch) == 1:
-                raise self._wrong(batch[0].number, first_line(error)) from error
+                raise _wrong(self._path, batch[0].number, first_line(error)) from error
             for line in batch:
                 await self._write_or_name([line])
 
@@ -342,7 +347,7 @@ class _Batches:
     async def _keep_secret(self, number: int, line: FormerSecret) -> None:
         former = Blinding(line.key)
         if former.name != line.name:
-            raise self._wrong(number, f"the key of {line.name} is not its own")
+            raise _wrong(self._path, number, f"the key of {line.name} is not its own")
         if former.name != self._target.secret.blinding.name:
             await self._target.secret.keep_former(self._connection, former)
 
@@ -408,14 +413,10 @@ class _Batches:
             await asyncio.gather(*(self._put(number, line) for number, line in some))
 
     async def _put(self, number: int, line: Object) -> None:
-        file = _check_size(self._path, number, line)
-        if await asyncio.to_thread(lines.digest_of, file) != line.sha256:
-            raise self._wrong(number, f"{file} was altered")
+        file = await asyncio.to_thread(_checked, self._path, number, line)
         await self._target.objects.put(line.key, file, line.file_type)
         self.objects += 1
 
-    def _wrong(self, number: int, reason: str) -> BadExport:
-        return BadExport(f"line {number} of {self._path.name}: {reason}")
 
 
 def _of(batch: Sequence[Numbered], kind: type[Line]) -> list[Any]:

@@ -72,8 +72,18 @@ GRANT EXECUTE ON FUNCTION heard_v1 TO messenger_api;
 -- A deletion erases in copies of these too (infra.copies).
 GRANT UPDATE, DELETE ON users, messages, message_search, attachments TO messenger_api;
 
--- Copies are in schemas of their own; their tables have the rights of the live ones (infra.rebuild).
-ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO messenger_api;
+-- Replays give what they make the rights of what it stands for (infra.rebuild); what was made before
+-- the role was there gets them here.
+DO $$
+DECLARE
+    copy text;
+BEGIN
+    FOR copy IN SELECT nspname FROM pg_namespace WHERE nspname ~ '^(rebuild|retired)_' LOOP
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO messenger_api', copy);
+        EXECUTE format('GRANT SELECT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %I TO messenger_api', copy);
+    END LOOP;
+END
+$$;
 
 -- The owner's rights, on the owner's tables: no temporary table can stand in for one.
 ALTER FUNCTION append_v1 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp;

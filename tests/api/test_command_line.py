@@ -1,6 +1,7 @@
 """What any command of `messenger` says of arguments, outputs and servers that can't be: a line, no
 traceback."""
 
+import errno
 import json
 import os
 import subprocess
@@ -8,10 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
+import psycopg
 import pytest
 
 from api import cli
 from infra.embedded.process import Log
+from infra.errors import Unavailable
 from tests.api.process import environ
 from tests.api.served import settings
 
@@ -93,6 +97,37 @@ def test_the_last_line_of_what_logs_is_one_of_its_log(name: str) -> None:
 def test_tools_say_it_plainly() -> None:
     code, said = messenger("verify", environ=environ(NOBODY, "nats://127.0.0.1:9"))
     assert (code, said.startswith("messenger: the database does not answer")) == (1, True), said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            psycopg.errors.AdminShutdown("terminating connection\nby an administrator"),
+            "the database does not answer: terminating connection",
+        ),
+        (
+            psycopg.errors.InsufficientPrivilege("permission denied for table users"),
+            "the database allows it to its owner alone: permission denied for table users",
+        ),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "out.jsonl"), "out.jsonl: File name"),
+        (Unavailable("too many wait"), "too many wait"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_an_operator_can_mend_is_a_line(error: Exception, said: str) -> None:
+    async def fails() -> None:
+        raise error
+
+    with pytest.raises(click.ClickException) as failure:
+        cli._run(fails())
+    assert failure.value.message.startswith(said)
+    assert "\n" not in failure.value.message
+
+
+def test_what_nobody_can_is_not_hidden() -> None:
+    with pytest.raises(ValueError, match="it is broken"):
+        cli._run(breaks())
 
 
 ROW = "the row is ('its values')"

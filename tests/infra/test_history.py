@@ -43,6 +43,7 @@ from tests.infra.test_replay import command, replayed
 from tests.stream import client as streams
 
 STOP_SECONDS = 15.0
+NOBODY = "nats://127.0.0.1:9"
 
 
 @pytest.fixture
@@ -185,6 +186,27 @@ async def check_cursors(url: str, bob: Person, newest: int) -> None:
         assert ready["resumed"]
         await client.reached(done["position"])
         assert client.positions == [done["position"]]
+
+
+async def test_a_process_that_could_not_ask_nats_takes_up_no_cursor(
+    database_url: str, nats_url: str
+) -> None:
+    """It can't know whether the log went back before it started, and has got as far since."""
+    async with serving_all(database_url, nats_url) as api:
+        ann = await api.person("ann")
+        done = await ann.do("update-profile", display_name="Ann")
+        cursor = {"after": done["position"] - 1, "epoch": 1}
+        token = ann.session["access_token"]
+        for url, is_resumed in ((nats_url, True), (NOBODY, False)):
+            async with (
+                serving(database_url, url) as other,
+                streams.connected(other.url, token) as client,
+            ):
+                ready = await client.start(**cursor)
+                assert ready["resumed"] is is_resumed
+                if is_resumed:
+                    await client.reached(done["position"])
+                assert client.positions == [done["position"]] * is_resumed
 
 
 async def at(nats_url: str, url: str, *arguments: str) -> tuple[int, str, str]:

@@ -5,6 +5,7 @@ Everything is as in production: TLS with an authority of our own, rights of its 
 
 import asyncio
 import os
+import subprocess
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
@@ -322,6 +323,35 @@ def _check_erased(at: Production, user_id: str) -> None:
         assert ("eve",) in names
         finished = "SELECT count(*) FROM erased_keys WHERE user_id = %s AND finished_at IS NOT NULL"
         assert owner.execute(finished, (user_id,)).fetchone() == (2,)
+
+
+async def test_the_role_is_let_at_copies_that_were_made_before_it(at: Production) -> None:
+    change = "UPDATE retired_users_9.users SET username = NULL"
+    with (
+        psycopg.connect(at.owner_url, autocommit=True) as owner,
+        psycopg.connect(at.api_url, autocommit=True) as api,
+    ):
+        owner.execute("CREATE SCHEMA retired_users_9")
+        owner.execute("CREATE TABLE retired_users_9.users (LIKE public.users)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            api.execute(change)
+        owner.execute(ROLES.read_bytes())
+        api.execute(change)
+        owner.execute("DROP SCHEMA retired_users_9 CASCADE")
+
+
+def test_what_is_the_owner_s_alone_is_said_in_a_line(at: Production) -> None:
+    environ = {**os.environ, "MESSENGER_SECRET": SECRET_TEXT, "MESSENGER_DATABASE_URL": at.api_url}
+    environ |= {"MESSENGER_NATS_URL": at.nats.reader_url}
+    for arguments in (("verify",), ("replay", "users")):
+        command = [sys.executable, "-m", "api.cli", *arguments]
+        done = subprocess.run(
+            command, env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("messenger: the database allows it to its owner alone: permission")
+        assert "Traceback" not in done.stderr
 
 
 async def test_the_role_sees_when_processes_of_others_were_last_heard(at: Production) -> None:

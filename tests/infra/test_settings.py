@@ -136,7 +136,17 @@ def test_production_needs_a_secret_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["s" * 32, "0123456701234567012345670123456701", "ChangeMe" + RANDOM, "my-secret" * 4]
+    "secret",
+    [
+        "s" * 32,
+        "0123456701234567012345670123456701",
+        "ChangeMe" + RANDOM,
+        "my-secret" * 4,
+        "replace-this-with-32-random-letters!",
+        "abcdefghijklmnopqrstuvwxyz0123456789",
+        "01234567890123456789012345678901234567",
+        "qwertyuiopasdfghjklzxcvbnm1234567890",
+    ],
 )
 def test_production_refuses_a_secret_that_was_to_be_replaced(secret: str) -> None:
     said = refusal(ENV="production", SECRET=secret)

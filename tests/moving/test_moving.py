@@ -64,6 +64,13 @@ EXAMPLES = max(5, hypothesis_settings().max_examples // 5)
 SMALL_BATCH = 7
 
 # Imports with small batches, and is killed when a step is about to be taken for the nth time.
+WRITTEN = """
+    SELECT
+        (SELECT count(*) FROM imports),
+        (SELECT count(*) FROM command_keys),
+        (SELECT count(*) FROM unique_values)
+"""
+
 DIES = """
 import asyncio, os, signal, sys
 from pathlib import Path
@@ -333,7 +340,9 @@ async def test_two_imports_at_once_are_one(old: Old, new: Settings, tmp_path: Pa
     assert await exported(new, tmp_path / "new.jsonl") == old.digests
 
 
-async def test_an_object_that_is_not_as_it_was_is_refused(old: Old, new: Settings) -> None:
+async def test_an_object_that_is_not_as_it_was_is_refused_before_anything_is_written(
+    old: Old, new: Settings
+) -> None:
     directory = lines.objects_directory(old.path)
     file = next(path for path in sorted(directory.rglob("*")) if path.is_file())
     data = file.read_bytes()
@@ -348,6 +357,8 @@ async def test_an_object_that_is_not_as_it_was_is_refused(old: Old, new: Setting
         with pytest.raises(BadExport, match=rf"^line \d+ of old.jsonl: .*{reason}"):
             await moving.run_import(new, old.path)
         file.write_bytes(data)
+        async with daemons.connected(new.database_url) as connection:
+            assert await fetch(connection, WRITTEN) == [(0, 0, 0)]
     await moving.run_import(new, old.path)
 
 
