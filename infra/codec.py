@@ -48,6 +48,8 @@ _BY_TYPE = {event: _shape(event) for event in EVENTS}
 _BY_NAME = {(event.type, event.version): shape for event, shape in _BY_TYPE.items()}
 _encode = msgspec.json.encode
 
+TYPES = frozenset(shape.event.type for shape in _BY_TYPE.values())
+
 SEALED_TYPES = tuple(shape.event.type for shape in _BY_TYPE.values() if shape.sealed)
 
 

@@ -367,7 +367,11 @@ class Readings:
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(statement, arguments)).fetchall()
         return [
-            Recorded(position, at, codec.decode(type_name, version, data))
+            Recorded(
+                position,
+                at,
+                codec.decode(type_name, version, data) if type_name in codec.TYPES else None,
+            )
             for position, at, type_name, version, data in rows
         ]
 

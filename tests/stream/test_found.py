@@ -1,13 +1,18 @@
 """What the law found, each as the shortest history that shows it."""
 
+import json
 import time
+from uuid import uuid4
 
 from api.queries.whole import SOON_SECONDS
 from projections import PROJECTIONS
 from tests.api.conversations import group, say
-from tests.api.served import good, serving, serving_all
-from tests.infra.daemons import projected, projecting
+from tests.api.served import Api, Person, good, serving, serving_all
+from tests.infra.daemons import projected, projecting, written
 from tests.stream.client import connected
+from tests.stream.started import started
+
+People = tuple[Person, Person, Person]
 
 
 async def test_a_name_that_changed_while_nobody_listened_is_the_new_one(
@@ -30,6 +35,22 @@ async def test_a_name_that_changed_while_nobody_listened_is_the_new_one(
                     sent = await client.event("message_sent", content=name)
                 names.append(sent["data"]["sender"]["display_name"])
     assert names == ["Ann", "Anna"]
+
+
+async def test_an_event_of_code_to_come_ends_no_stream(whole_api: Api, people: People) -> None:
+    ann, bob, _ = people
+    chat_id = await group(ann, bob)
+    async with started(whole_api, bob) as [b]:
+        later = json.dumps({"chat_id": chat_id}).encode()
+        outcome = await whole_api.parts.appender.append(
+            written(f"chat-{uuid4()}", "event_of_the_future", later)
+        )
+        [sent] = await say(ann, chat_id, "hello")
+        assert (await b.event("message_sent"))["position"] == sent["position"]
+        ready = await b.start(after=outcome.position - 1, epoch=1)
+        assert ready["resumed"]
+        again = await b.event("message_sent", since=b.frames.index(ready))
+        assert again["position"] == sent["position"]
 
 
 async def test_a_chat_that_a_new_member_fetches_is_as_of_one_position(
