@@ -222,7 +222,8 @@ def _state(item: ReadModel) -> str:
         return item.state
     failed = progress.failed(item.failure.position, item.failure.type, item.failure.reason)
     return escape(
-        f"{failed}; mend the cause, or: messenger project skip {item.name} {item.failure.position}"
+        f"{failed}; mend the cause, or: "
+        f"messenger project skip {item.name} {item.failure.position} --why …"
     )
 
 

@@ -42,6 +42,12 @@ SNAPSHOT_TIMEOUT_MS = 3_600_000
 EXPORT_LOCK = 0x6578706F  # "expo"
 
 # Two at once could take each other's files for their own.
+HALF_IMPORTED = """
+    SELECT begun_at
+    FROM imports
+    WHERE finished_at IS NULL
+"""
+
 LOCK = """
     SELECT pg_try_advisory_lock(%s)
 """
@@ -170,6 +176,8 @@ async def export(path: Path, source: Source, progress: Progress) -> Exported:
     row: Any = await (await source.connection.execute(LOCK, (EXPORT_LOCK,))).fetchone()
     if not row[0]:
         raise Unavailable("another export is under way")
+    if await (await source.connection.execute(HALF_IMPORTED)).fetchone():
+        raise Unavailable("the import into this log is not finished: go on with it first")
     try:
         for _ in range(ATTEMPTS):
             exported = await _attempt(path, source, progress)

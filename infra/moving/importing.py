@@ -418,7 +418,6 @@ class _Batches:
         self.objects += 1
 
 
-
 def _of(batch: Sequence[Numbered], kind: type[Line]) -> list[Any]:
     return [numbered.line for numbered in batch if isinstance(numbered.line, kind)]
 

@@ -320,6 +320,9 @@ async def test_only_the_same_export_goes_on(old: Old, new: Settings, tmp_path: P
     lines.objects_directory(other).symlink_to(lines.objects_directory(old.path))
     with pytest.raises(BadExport, match=r"^line \d+ of other.jsonl is not that of the export"):
         await moving.run_import(new, other)
+    # Nor does what is there go on elsewhere: keys are in whose events are not.
+    with pytest.raises(Unavailable, match="not finished"):
+        await moving.run_export(new, tmp_path / "half.jsonl")
 
 
 async def test_a_log_with_events_takes_no_export(old: Old, new: Settings) -> None:
