@@ -3,6 +3,8 @@ point, while NATS and clients are ahead; and by a logical dump into an empty dat
 
 import asyncio
 import json
+import os
+import re
 import shutil
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -19,13 +21,15 @@ from infra.embedded import postgres as embedded
 from infra.embedded.postgres import Postgres
 from infra.embedded.process import make_data_directory, while_running
 from infra.history import REMEDY
-from tests.api import process
+from tests.api import conversations, process
+from tests.api.conversations import direct
 from tests.api.served import Json, Person, bearer, good, serving, serving_all
 from tests.infra.daemons import check, copied, projected, projecting, relaying
 from tests.infra.machines import PASSWORD
 from tests.infra.test_replay import command, spawned
 from tests.stream import client as streams
 
+README = Path(__file__).parents[2] / "README.md"
 STOP_SECONDS = 30.0
 SERVED = {"rate_limits": "off"}
 
@@ -206,3 +210,37 @@ async def test_a_logical_dump_restored_into_an_empty_database_just_works(
         await copied(url, nats_url)
         assert good(await ann.look("/v1/users/me"))["display_name"] == "after 2"
     assert (await check(url, nats_url)).head == 7
+
+
+async def test_log_and_keys_backed_up_apart_as_the_readme_says_just_work(
+    database_url: str, empty_database_url: str, nats_url: str, tmp_path: Path
+) -> None:
+    """All read models are empty then, and made anew."""
+    async with relaying(database_url, nats_url), serving_all(database_url, nats_url) as api:
+        ann, bob = await api.person("ann"), await api.person("bob")
+        chat_id = await direct(ann, bob)
+        await conversations.say(ann, chat_id, "one", "two")
+        await projected(database_url)
+    [block] = re.findall(
+        r"^## Backing up$.*?^```sh$(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL
+    )
+    variables = {
+        "MESSENGER_DATABASE_URL": database_url,
+        "RESTORED_DATABASE_URL": empty_database_url,
+        "PATH": f"{embedded._programs()}:{os.environ['PATH']}",
+    }
+    environ = [f"{name}={value}" for name, value in variables.items()]
+    await run("env", *environ, "sh", "-e", "-c", f"cd {tmp_path}\n{block}")
+    async with Bus(nats_url, name="test") as bus:
+        await bus.delete_stream("EVENT_LOG_1")
+    url = empty_database_url
+    async with relaying(url, nats_url), serving_all(url, nats_url) as api:
+        await projected(url)
+        bob = await api.signed_in("bob")
+        [sent] = await conversations.say(bob, chat_id, "three")
+        [chat] = (await bob.see("/v1/chats", sent["position"]))["items"]
+        assert (chat["id"], chat["unread_count"]) == (chat_id, 2)
+        assert chat["last_message"]["content"] == "three"
+        await projected(url)
+        await copied(url, nats_url)
+    await check(url, nats_url)
