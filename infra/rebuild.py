@@ -39,7 +39,7 @@ from projections.projection import Projection
 
 MAX_BATCH_EVENTS = 10_000
 # Beside those who serve, batches are small, and followed by so many times the time that they took.
-BATCH_SECONDS = 0.02
+BATCH_SECONDS = 0.008
 REST_SHARE = 5.0
 INDEX_TIMEOUT_MS = 3_600_000
 TURN_TIMEOUT_MS = 15_000
@@ -177,13 +177,14 @@ class Rebuild:
                 progress(position, up_to)
 
     async def _batches(self, up_to: int) -> AsyncGenerator[int, None]:
-        """The position after each batch; the next one is read while one is written."""
+        """The position after each batch. At full speed the next is read while one is written:
+        else that would take two processors from those who serve."""
         ahead: asyncio.Task[Any] | None = None
         try:
             while self.position < up_to:
-                events = await (ahead or self._read(self.position, up_to))
-                ahead = self._read(events[-1].position, up_to)
                 began = monotonic()
+                events = await (ahead or self._read(self.position, up_to))
+                ahead = None if self._rest_share else self._read(events[-1].position, up_to)
                 self.position = await self.writer.apply(events, after=self.position)
                 seconds = monotonic() - began
                 self._pace.took(len(events), seconds)

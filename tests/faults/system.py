@@ -93,6 +93,8 @@ class System:
 
     async def start(self) -> None:
         environ = {
+            # A run takes longer than a token lives else.
+            "MESSENGER_ACCESS_TOKEN_SECONDS": "86400",
             "PYTHONPATH": str(ROOT),
             DIRECTORY_VARIABLE: str(self.faults),
             CABLES_VARIABLE: json.dumps({name: one.port for name, one in self._cables.items()}),
