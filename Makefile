@@ -11,8 +11,8 @@ CODE := domain commands projections infra api migrations tests
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-# Tests share two workers, with servers of their own each; checks run as many at a time.
-WORKERS := 2
+# Tests share three workers, with servers of their own each: they wait for a third of their time.
+WORKERS := 3
 CHECKS := check-ruff check-mypy check-basedpyright check-imports check-audit
 
 .PHONY: install install-test up test fuzz check $(CHECKS) bench faults clean

@@ -284,12 +284,13 @@ class Pace:
         self, most: int = MAX_BATCH_EVENTS, target_seconds: float = BATCH_TARGET_SECONDS
     ) -> None:
         self._most = most
+        self._least = min(MIN_BATCH_EVENTS, most)
         self._target_seconds = target_seconds
         self.events = min(1_000, most)
 
     def took(self, events: int, seconds: float) -> None:
         if seconds > 2 * self._target_seconds:
-            self.events = max(MIN_BATCH_EVENTS, self.events // 2)
+            self.events = max(self._least, self.events // 2)
         elif seconds < self._target_seconds and events >= self.events:
             self.events = min(self._most, self.events * 2)
 

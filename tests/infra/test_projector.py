@@ -410,6 +410,13 @@ async def test_a_database_that_is_away_is_no_bad_event(
 # ------------------------------------------------------------------------------------- pace
 
 
+def test_a_batch_never_takes_more_than_it_may_however_slow_or_quick() -> None:
+    pace = Pace(most=7, target_seconds=0.008)
+    for seconds in (1.0, 0.001, 1.0, 0.02, 0.001):
+        assert pace.events == 7
+        pace.took(pace.events, seconds)
+
+
 def test_batches_grow_while_they_are_quick_and_shrink_when_slow() -> None:
     pace = Pace()
     for _ in range(20):
