@@ -12,6 +12,7 @@ PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # Tests share three workers, with servers of their own each: they wait for a third of their time.
+# Checks run as many at once.
 WORKERS := 3
 CHECKS := check-ruff check-mypy check-basedpyright check-imports check-audit
 

@@ -10,7 +10,6 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from types import TracebackType
 from typing import Self
 
 # At most three quarters of its time.
@@ -45,12 +44,7 @@ class UnderWay:
         elif self._count == 1:
             self._tell(True)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._count -= 1
         if self._count == 0:
             self._ending = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._end)
@@ -112,12 +106,7 @@ class Standing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.ask(False)
 
     def ask(self, is_wanted: bool) -> None:

@@ -41,13 +41,13 @@ OBJECTS_AT_ONCE = 16
 SNAPSHOT_TIMEOUT_MS = 3_600_000
 EXPORT_LOCK = 0x6578706F  # "expo"
 
-# Two at once could take each other's files for their own.
 HALF_IMPORTED = """
     SELECT begun_at
     FROM imports
     WHERE finished_at IS NULL
 """
 
+# Two at once could take each other's files for their own.
 LOCK = """
     SELECT pg_try_advisory_lock(%s)
 """
