@@ -488,9 +488,10 @@ def _run_logging(process: str, settings: Settings, work: Coroutine[Any, Any, Non
     try:
         code = _done(work)
     except Exception as error:  # noqa: BLE001 - Python would tell what a log must not: values of rows
-        if not isinstance(error, MessengerError):
+        reason = _trouble(error)
+        if reason is None:
             logger.error("internal_error", traceback=traceback_of(error))
-        logger.error("process_ends", reason=_first_line(error) or type(error).__name__)
+        logger.error("process_ends", reason=reason or _first_line(error) or type(error).__name__)
         code = 1
     sys.exit(code)
 

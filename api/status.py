@@ -9,10 +9,10 @@ from api.http import Reply, json_reply, log_position
 from api.operations import Call, Operation
 from api.parts import Parts
 from api.problems import ServiceUnavailable
-from infra import event_log, progress
+from infra import event_log, history, progress
 from infra.bus import stream_name
 from infra.database import DOWN, first_line
-from infra.errors import Unavailable
+from infra.errors import Stopped, Unavailable
 from infra.progress import Progress, State
 from projections import NAMES
 
@@ -90,7 +90,19 @@ async def _unfit(parts: Parts) -> tuple[list[str], list[str]]:
     late = [item for item in projections if item.lag_seconds > limit]
     failed = [item for item in projections if item.failure is not None and item not in late]
     reasons += [_behind(item) for item in late]
-    return reasons, [_behind(item) for item in failed]
+    return reasons, [*(_behind(item) for item in failed), *await _why_relay_stopped(parts)]
+
+
+async def _why_relay_stopped(parts: Parts) -> list[str]:
+    """All else goes on without it. Whether NATS or the database is away is told elsewhere."""
+    try:
+        async with asyncio.timeout(BUS_TIMEOUT_SECONDS), parts.pool.connection() as connection:
+            await history.check_copy(parts.bus, connection)
+    except Stopped as stopped:
+        return [str(stopped)]
+    except (Unavailable, TimeoutError, *DOWN):
+        pass
+    return []
 
 
 def _behind(item: ProjectionStatus) -> str:

@@ -39,8 +39,9 @@ from infra.embedded.process import (
     spawn,
 )
 from infra.embedded.s3 import S3
-from infra.settings import PREFIX, RUN_FILE, SERVERS, SettingError, Settings, load, without_password
+from infra.settings import PREFIX, RUN_FILE, SERVERS, SettingError, Settings, load
 from infra.settings import S3 as S3_SETTINGS
+from infra.urls import without_password
 
 READY_TIMEOUT_SECONDS = 60.0
 READY_POLL_SECONDS = 0.05

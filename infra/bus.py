@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -43,6 +44,9 @@ CLOSE_TIMEOUT_SECONDS = 1.0
 PING_SECONDS = 3
 OUTSTANDING_PINGS = 2
 PENDING_BYTES = 1024 * 1024
+# NATS's word where a password is wrong or a right is missing; heard so long ago, it still counts.
+VIOLATION = "violation"
+REFUSAL_SECONDS = 10.0
 
 # What nats-py raises when the server is away or answers no.
 BUS_ERRORS = (NatsError, OSError, asyncio.TimeoutError)
@@ -125,6 +129,8 @@ class Bus:
         self._client: Client | None = None
         self._callbacks: list[tuple[str, Callback]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._refusal = ""
+        self._refused_at = float("-inf")
         self._metrics = metrics or BusMetrics()
         self._metrics.up.set_function(lambda: self.connected)
 
@@ -157,8 +163,13 @@ class Bus:
     def client(self) -> Client:
         """Raises Unavailable while NATS is away."""
         if self._client is None or not self._client.is_connected:
-            raise Unavailable("NATS does not answer")
+            raise Unavailable(self.silence)
         return self._client
+
+    @property
+    def silence(self) -> str:
+        """Why NATS does not answer, as far as it said so."""
+        return self._refused() or "NATS does not answer"
 
     @property
     def jetstream(self) -> JetStreamContext:
@@ -192,7 +203,7 @@ class Bus:
         except NotFoundError:
             return None
         except BUS_ERRORS as error:
-            raise Unavailable(f"JetStream does not answer: {error}") from error
+            raise Unavailable(f"JetStream does not answer: {self._refused() or error}") from error
         state, begin = info.state, info.config.first_seq or 1
         return Extent(begin, state.first_seq, state.last_seq, state.messages, state.bytes)
 
@@ -203,7 +214,9 @@ class Bus:
         except NotFoundError:
             pass
         except BUS_ERRORS as error:
-            raise Unavailable(f"JetStream does not delete {stream}: {error}") from error
+            raise Unavailable(
+                f"JetStream does not delete {stream}: {self._refused() or error}"
+            ) from error
 
     async def stream_of_events(self) -> str | None:
         """Whichever stream takes the events' subjects; they allow only one. Raises Unavailable."""
@@ -212,7 +225,7 @@ class Bus:
         except NotFoundError:
             return None
         except BUS_ERRORS as error:
-            raise Unavailable(f"JetStream does not answer: {error}") from error
+            raise Unavailable(f"JetStream does not answer: {self._refused() or error}") from error
 
     async def create_stream(self, stream: str, *, first_sequence: int) -> None:
         """Raises Unavailable."""
@@ -230,13 +243,26 @@ class Bus:
         try:
             await self.jetstream.add_stream(config)
         except BUS_ERRORS as error:
-            raise Unavailable(f"JetStream does not make {stream}: {error}") from error
+            raise Unavailable(
+                f"JetStream does not make {stream}: {self._refused() or error}"
+            ) from error
 
     async def _publish(self, subject: str, payload: bytes) -> None:
         try:
             await self.client.publish(subject, payload)
         except (*BUS_ERRORS, Unavailable):
             self._metrics.lost_hints.inc()
+
+    async def _hear(self, error: Exception) -> None:
+        """nats-py prints to stderr by default; most of it shows where the call fails."""
+        if VIOLATION in str(error).lower():
+            self._refusal = str(error).removeprefix("nats: ").strip("'")
+            self._refused_at = monotonic()
+
+    def _refused(self) -> str:
+        """What NATS would not let us do, else nothing. Whoever asks it hears nothing but silence."""
+        is_recent = monotonic() - self._refused_at < REFUSAL_SECONDS
+        return f"NATS refuses: {self._refusal}" if is_recent else ""
 
     async def _reconnected(self) -> None:
         self._metrics.reconnects.inc()
@@ -252,7 +278,7 @@ class Bus:
                     reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]
                     max_reconnect_attempts=-1,
                     allow_reconnect=True,
-                    error_cb=_ignore,
+                    error_cb=self._hear,
                     reconnected_cb=self._reconnected,
                     pending_size=PENDING_BYTES,
                     ping_interval=PING_SECONDS,
@@ -284,7 +310,3 @@ class _Client(Client):
         if initial_connection and "tls" in self.options and not info.get("tls_required"):
             raise NatsError("the server does not speak TLS")
         await super()._process_info(info, initial_connection)
-
-
-async def _ignore(error: Exception) -> None:
-    """nats-py prints to stderr by default; what matters shows where the call fails."""

@@ -16,7 +16,7 @@ import psycopg
 from infra import archive, clock, partitions
 from infra.archive import TABLE
 from infra.database import DOWN, Pool, first_line
-from infra.errors import MessengerError
+from infra.errors import MessengerError, Unavailable
 from infra.logs import Logger
 from infra.metrics import UpkeepMetrics
 
@@ -88,27 +88,28 @@ class Housekeeping:
             try:
                 await self.once()
                 self._metrics.round_at.set_to_current_time()
-            except (MessengerError, psycopg.Error, *DOWN) as error:
+            except Unavailable:
                 self._metrics.failures.labels("rounds").inc()
-                self._logger.warning("not_kept", reason=first_line(error))
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def once(self, *, seconds: float = ROUND_SECONDS) -> None:
-        """A round. What one work could not do keeps no other from its own."""
+        """A round. What one work could not do keeps no other from its own: raises Unavailable at
+        the end, with the reasons of all."""
         works: tuple[Callable[[float], Awaitable[None]], ...] = (
             self._make_partitions,
             self._forget_sessions,
             self._archive_months_due,
             self._measure,
         )
-        deadline, failed = monotonic() + seconds, None
+        deadline, reasons = monotonic() + seconds, []
         for work in works:
             try:
                 await work(deadline)
             except (MessengerError, psycopg.Error, *DOWN) as error:
-                failed = error
-        if failed is not None:
-            raise failed
+                reasons.append(first_line(error))
+                self._logger.warning("not_kept", reason=reasons[-1])
+        if reasons:
+            raise Unavailable("; ".join(dict.fromkeys(reasons)))
 
     async def _make_partitions(self, _: float) -> None:
         months = [partitions.following(self._month(), count) for count in range(MONTHS_AHEAD + 1)]

@@ -180,7 +180,7 @@ class Observer:
     def away(self, error: BaseException) -> State:
         """What is left to tell while PostgreSQL does not answer."""
         reason = first_line(error)[:REASON_CHARACTERS]
-        told = [] if self._bus.connected else ["NATS does not answer"]
+        told = [] if self._bus.connected else [self._bus.silence]
         state: RelayState = "unknown" if self._bus.connected else "away"
         return State(
             at=clock.now(),
@@ -229,7 +229,7 @@ class Observer:
         except Stopped as stopped:
             return Copy(position, "stopped", str(stopped)[:REASON_CHARACTERS])
         except (Unavailable, TimeoutError):
-            return Copy(None, "away", "NATS does not answer")
+            return Copy(None, "away", self._bus.silence)
         return Copy(position, None, None)
 
     async def _size(self, connection: Connection) -> int | None:

@@ -229,7 +229,10 @@ class Relay:
                 reply=f"{self._inbox}.{row[0]}",
                 headers=_expected(row[0] - 1),
             )
-        return await window.refused()
+        try:
+            return await window.refused()
+        except TimeoutError:
+            raise Unavailable(f"{stream} acknowledges nothing: {self._bus.silence}") from None
 
     @asynccontextmanager
     async def _answered(self) -> AsyncIterator[None]:

@@ -9,6 +9,7 @@ from api import scrape
 from api.problems import REFUSALS
 from commands import HANDLERS
 from infra import scraping, skips
+from infra.bus import Bus
 from infra.embedded.process import free_port
 from infra.projector import RECORD_FAILURE
 from projections import NAMES
@@ -101,6 +102,21 @@ async def test_a_skip_ends_the_failure_and_is_counted(api: Api, database_url: st
     text = (await api.client.get("/metrics")).text
     assert 'messenger_projection_skipped_events{projection="users"} 1.0' in text
     assert "messenger_projection_failed{" not in text
+
+
+async def test_what_stops_the_relay_is_told_while_all_else_goes_on(
+    whole_api: Api, database_url: str, nats_url: str
+) -> None:
+    await whole_api.register("ann")
+    async with relaying(database_url, nats_url):
+        await copied(database_url, nats_url)
+    async with Bus(nats_url, name="stranger") as bus:
+        await bus.jetstream.publish("event.test.x.test_event", b"{}")
+    [warning] = good(await whole_api.client.get("/health/ready"))["warnings"]
+    assert warning.startswith("EVENT_LOG_1 ends at 2 but the log at 1")
+    await whole_api.register("bob")
+    [warning] = good(await whole_api.client.get("/health/ready"))["warnings"]
+    assert warning.startswith("EVENT_LOG_1 holds another event at 2 than the log: somebody else")
 
 
 async def test_without_nats_the_api_serves_but_is_not_ready(database_url: str) -> None:

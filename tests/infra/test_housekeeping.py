@@ -315,3 +315,13 @@ async def test_a_tablespace_that_is_not_there_is_named(machine: Machine) -> None
     with pytest.raises(Unavailable, match="no tablespace 'nowhere'"):
         await keeping(machine, "nowhere").once()
     assert list(await found(machine)) == AHEAD
+
+
+async def test_what_one_work_could_not_do_is_told_with_that_of_all_others(
+    machine: Machine, database_url: str
+) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute("ALTER TABLE sessions RENAME TO gone")
+    with pytest.raises(Unavailable, match='"sessions" does not exist; there is no tablespace'):
+        await keeping(machine, "nowhere").once()
+    assert list(await found(machine)) == AHEAD

@@ -20,6 +20,7 @@ from infra import history
 from infra.bus import HEAD, PROJECTED, Access, Bus, stream_name
 from infra.errors import Unavailable
 from infra.follower import Follower
+from infra.logs import Logger
 from infra.projector import Projector
 from infra.relay import Relay
 from projections import BY_NAME
@@ -37,7 +38,7 @@ from tests.infra.daemons import (
     tasks,
     until,
 )
-from tests.infra.guarded import CONFIGURATION, Nats
+from tests.infra.guarded import CONFIGURATION, READER_PASSWORD, RELAY_PASSWORD, Nats
 from tests.infra.machines import Machine
 
 STREAM, NEXT_STREAM = stream_name(1), stream_name(2)
@@ -335,16 +336,39 @@ async def test_what_the_relay_is_answered_nobody_else_hears(at: Guarded, databas
         assert heard == [own.subject]
 
 
-async def test_a_relay_that_signs_in_as_somebody_else_copies_nothing(
-    at: Guarded, database_url: str
+async def test_a_relay_that_signs_in_as_somebody_else_copies_nothing_and_says_why(
+    at: Guarded, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with copied(at, database_url, people=1):
         pass
+    said = ""
     async with (
         machines.running(database_url) as machine,
         Bus(at.server.reader_url, name="relay", access=at.access) as bus,
     ):
         await machine.register("late")
-        async with tasks(Relay(database_url, bus, LOGGER).run()):
-            await asyncio.sleep(SETTLED_SECONDS)
+
+        async def told() -> bool:
+            nonlocal said
+            said += capsys.readouterr().err
+            return "relay_interrupted" in said
+
+        async with tasks(Relay(database_url, bus, Logger("warning")).run()):
+            await until(told, "the relay says so")
+        assert f"{STREAM} acknowledges nothing: NATS refuses: permissions violation" in said
         assert await bus.last_sequence(STREAM) == 1
+
+
+async def test_a_wrong_password_is_told_from_a_nats_that_is_away(at: Guarded) -> None:
+    url = at.server.reader_url.replace(READER_PASSWORD, RELAY_PASSWORD)
+    async with Bus(url, name="projector", access=at.access) as bus:
+
+        async def refused() -> bool:
+            return "Violation" in bus.silence
+
+        await until(refused, "NATS refuses the password")
+        with pytest.raises(Unavailable, match=r"^NATS refuses: Authorization Violation$"):
+            _ = bus.client
+    async with Bus("nats://127.0.0.1:1", name="projector") as bus:
+        with pytest.raises(Unavailable, match=r"^NATS does not answer$"):
+            _ = bus.client

@@ -279,3 +279,8 @@ def test_production_refuses_a_token_that_can_be_guessed() -> None:
     assert STRONG not in repr(table(loaded))
     with pytest.raises(SettingError, match="MESSENGER_OPS_TOKEN is not 16 to 256"):
         load({"MESSENGER_OPS_TOKEN": "short"}, needs=())
+
+
+def test_an_operators_token_is_not_the_key_that_signs() -> None:
+    with pytest.raises(SettingError, match="MESSENGER_OPS_TOKEN is the same as MESSENGER_SECRET"):
+        load({"MESSENGER_SECRET": STRONG, "MESSENGER_OPS_TOKEN": STRONG}, needs=())
