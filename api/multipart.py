@@ -21,7 +21,7 @@ from multipart import (  # type: ignore[import-untyped]
 from api.http import Inbound
 from api.problems import Malformed, TooLarge, UnsupportedMedia
 from domain.refusals import Invalid
-from infra.image_jobs import MAX_BYTES
+from infra.images.jobs import MAX_BYTES
 from infra.spool import scratch
 
 FILE = "file"

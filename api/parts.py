@@ -21,7 +21,7 @@ from infra.bus import Bus
 from infra.database import Pool
 from infra.erasure import Erasure
 from infra.executor import Executor
-from infra.images import Images
+from infra.images.pool import Images
 from infra.keyring import Keyring, Secret
 from infra.login_limits import LoginLimits
 from infra.logs import Logger

@@ -32,7 +32,7 @@ from infra import clock
 from infra.database import DOWN, Pool, first_line
 from infra.errors import Unavailable
 from infra.executor import Executor, Request
-from infra.images import Image, Images
+from infra.images.pool import Image, Images
 from infra.objects import Objects
 from infra.spool import scratch
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 import httpx
 import msgspec
 
-from infra.image_worker import be_nice
+from infra.images.worker import be_nice
 
 TIMEOUT_SECONDS = 120.0
 READY = b"ready\n"

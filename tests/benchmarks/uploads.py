@@ -36,7 +36,7 @@ ROUND_SECONDS = 8.0
 WARM_UP_SECONDS = 5.0
 BASELINE_IMAGES = 8
 RATIO = 1.5
-BURNER = "from infra.image_worker import be_nice\nbe_nice()\nwhile True: pass"
+BURNER = "from infra.images.worker import be_nice\nbe_nice()\nwhile True: pass"
 PEAK_MIB = 300.0  # of an API process, whatever is uploaded
 
 

@@ -1,10 +1,10 @@
-"""`infra.image_worker`, with points at which it can be made to end itself."""
+"""`infra.images.worker`, with points at which it can be made to end itself."""
 
 import os
 from pathlib import Path
 
-from infra import image_worker
-from infra.image_jobs import Done, Job
+from infra.images import worker
+from infra.images.jobs import Done, Job
 from tests.faults.points import (
     BEFORE_ANSWER_OF_WORKER,
     BEFORE_IMAGE,
@@ -15,7 +15,7 @@ from tests.faults.points import (
 
 def main() -> None:
     points = Points(Path(os.environ[DIRECTORY_VARIABLE]), "image-worker")
-    carry_out = image_worker._carry_out
+    carry_out = worker._carry_out
 
     def wrapped(job: Job) -> Done:
         points.reached(BEFORE_IMAGE)
@@ -23,8 +23,8 @@ def main() -> None:
         points.reached(BEFORE_ANSWER_OF_WORKER)
         return done
 
-    image_worker._carry_out = wrapped
-    image_worker.main()
+    worker._carry_out = wrapped
+    worker.main()
 
 
 if __name__ == "__main__":

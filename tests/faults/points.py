@@ -146,10 +146,10 @@ def _wrap_objects(points: Points) -> None:
 
 
 def _use_our_image_worker(points: Points) -> None:
-    from infra import images
+    from infra.images import pool
 
-    images.WORKER = "tests.faults.image_worker"
-    images.ENVIRON[DIRECTORY_VARIABLE] = os.environ[DIRECTORY_VARIABLE]
+    pool.WORKER = "tests.faults.image_worker"
+    pool.ENVIRON[DIRECTORY_VARIABLE] = os.environ[DIRECTORY_VARIABLE]
 
 
 def _wrap_publishing(points: Points) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
+import nats
 import pytest
 
 from tests.faults.checker import (
@@ -14,6 +15,7 @@ from tests.faults.checker import (
     check_log,
     check_sockets,
     check_table,
+    read_copy,
     worlds,
 )
 from tests.faults.load import Acknowledged
@@ -183,3 +185,20 @@ def worlds_seen(reached: dict[str, int]) -> list[tuple[str, World]]:
 def test_findings_say_what_they_are() -> None:
     findings = cast(Any, Findings)([], ["twice"], [], ["odd"])
     assert findings.lines == ["doubled: twice", "wrong: odd"]
+
+
+async def test_a_copy_is_read_whole_however_much_it_holds(nats_url: str) -> None:
+    """More than a server keeps for who reads slowly (64 MiB)."""
+    stream, messages = "LONG_COPY", 400
+    client = await nats.connect(nats_url)
+    try:
+        jetstream = client.jetstream()
+        await jetstream.add_stream(name=stream, subjects=["long_copy.>"])
+        body = b'{"event_id": "id", "padding": "%s"}' % (b"x" * 500_000)
+        for _ in range(messages):
+            await client.publish("long_copy.any", body)
+        await client.flush()
+        assert await read_copy(nats_url, stream) == [(at, "id") for at in range(1, messages + 1)]
+        await jetstream.delete_stream(stream)
+    finally:
+        await client.close()

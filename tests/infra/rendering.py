@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from domain.attachment import SIZES, Size
-from infra.images import WORKER, Image, Images
+from infra.images.pool import WORKER, Image, Images
 from tests.infra.pictures import PLAIN_PARTS, SECRET, Picture, opened, parts
 
 

@@ -13,10 +13,10 @@ import PIL.Image
 import psutil
 import pytest
 
-from infra import images
 from infra.errors import ImageBroken, ImageTooLarge, Unavailable
-from infra.image_jobs import MEGABYTE, Limits
-from infra.images import prolong
+from infra.images import pool
+from infra.images.jobs import MEGABYTE, Limits
+from infra.images.pool import prolong
 from infra.priority import LAST
 from tests.infra.machines import niceness_of_session
 from tests.infra.pictures import encoded, quarters
@@ -30,7 +30,7 @@ LARGE = encoded(PIL.Image.effect_noise((2_000, 1_000), 60), "JPEG")
 PROGRAM = """
 import asyncio, sys, tempfile
 from pathlib import Path
-from infra.images import Images
+from infra.images.pool import Images
 
 async def main():
     async with Images(workers=2) as images:
@@ -45,7 +45,7 @@ asyncio.run(main())
 """
 NOTHING_OF_PILLOW = """
 import sys
-import infra.images
+import infra.images.pool
 assert not [name for name in sys.modules if name.startswith("PIL")]
 """
 
@@ -178,7 +178,7 @@ async def test_a_worker_makes_way_when_asked_and_is_done_though_nobody_ends_aski
 async def test_no_worker_makes_way_while_an_image_has_waited_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "PATIENT_SECONDS", 0.0)
+    monkeypatch.setattr(pool, "PATIENT_SECONDS", 0.0)
     stood: list[str] = []
     async with studio(tmp_path) as work:
         assert await is_right(work)

@@ -22,9 +22,9 @@ from PIL import ImageChops, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 from domain.attachment import SIZES, Size
-from infra import gif_films
 from infra.errors import ImageBroken, ImageRefused, ImageTooLarge, NotAnImage
-from infra.image_jobs import MAX_BYTES, Limits
+from infra.images import gif_films
+from infra.images.jobs import MAX_BYTES, Limits
 from tests.infra import pictures
 from tests.infra.pictures import (
     BLUE,

@@ -13,7 +13,7 @@ from infra.bus import Bus
 from infra.embedded.nats import Nats
 from infra.embedded.process import while_running
 from infra.errors import NotAnImage
-from infra.images import Images
+from infra.images.pool import Images
 from infra.metrics import (
     AppendMetrics,
     BusMetrics,

@@ -35,7 +35,7 @@ from infra.errors import (
     NotAnImage,
     Unavailable,
 )
-from infra.image_jobs import Answer, Done, Failed, Job, Limits, Refused
+from infra.images.jobs import Answer, Done, Failed, Job, Limits, Refused
 from infra.metrics import ImageMetrics
 from infra.standing import Standing
 
@@ -46,7 +46,7 @@ PATIENT_SECONDS = 5.0
 # What decoders leak goes with the worker.
 JOBS_PER_WORKER = 500
 
-WORKER = "infra.image_worker"
+WORKER = "infra.images.worker"
 ROOT = Path(__file__).parent.parent
 ENVIRON = {
     "PYTHONPATH": str(ROOT),

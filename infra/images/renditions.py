@@ -22,9 +22,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from domain.attachment import FileType, Size
-from infra import gif_films
 from infra.errors import ImageBroken, ImageTooLarge
-from infra.image_jobs import MAX_BYTES, MEGABYTE
+from infra.images import gif_films
+from infra.images.jobs import MAX_BYTES, MEGABYTE
 
 MAX_PIXELS = 40_000_000
 # What a film of tiny frames costs is not its pixels.

@@ -1,6 +1,6 @@
-"""The child's side of `infra.images`: the one process that lets decoders near a stranger's bytes.
+"""The child's side of `infra.images.pool`: the one process that lets decoders near a stranger's bytes.
 
-Run as `python -m infra.image_worker LIMITS`, limits as JSON. Takes a job a line on stdin, answers
+Run as `python -m infra.images.worker LIMITS`, limits as JSON. Takes a job a line on stdin, answers
 a line on stdout, and ends with stdin. It is nice to everyone else on the machine, and the kernel
 holds it to its memory and to its CPU seconds a job.
 """
@@ -16,9 +16,9 @@ from typing import BinaryIO
 import msgspec
 
 from domain.attachment import EXTENSIONS
-from infra import image_files, renditions
 from infra.errors import ImageRefused, ImageTooLarge
-from infra.image_jobs import MAX_BYTES, MEGABYTE, Answer, Done, Failed, Job, Limits, Refused
+from infra.images import files, renditions
+from infra.images.jobs import MAX_BYTES, MEGABYTE, Answer, Done, Failed, Job, Limits, Refused
 from infra.priority import LAST, give_way
 
 DETAIL_CHARACTERS = 4096
@@ -81,7 +81,7 @@ def _carry_out(job: Job) -> Done:
     if source.stat().st_size > MAX_BYTES:
         raise ImageTooLarge(f"an image may have {MAX_BYTES // MEGABYTE} MB at most")
     data = source.read_bytes()
-    file_type = image_files.check(data)
+    file_type = files.check(data)
     made = renditions.make(data, file_type, job.sizes)
     for size, rendition in made.items():
         path = Path(job.directory, f"{size}.{EXTENSIONS[file_type]}")
