@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 
-from api.up import absolute, locked
+from api.up.directory import absolute, locked
 from infra.embedded.nats import Nats
 from infra.embedded.postgres import Postgres
 from infra.embedded.process import StartError, while_running

@@ -54,7 +54,7 @@ def messenger() -> None:
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True)
 def up(data_dir: Path | None, host: str | None, port: int | None, workers: int) -> None:
     """Run everything on this machine until Ctrl-C."""
-    from api import up as supervisor
+    from api.up import supervisor
 
     settings = _settings(data_dir, needs=(), looks_for_running=False)
     code = asyncio.run(

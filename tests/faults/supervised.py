@@ -11,15 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from api import up
 from api.cli import main
+from api.up import kept
+from api.up.supervisor import _Up
 from tests.faults.cable import by_cable
 from tests.faults.points import DIRECTORY_VARIABLE
 
 CABLES_VARIABLE = "FAULTS_CABLES"
 CABLED = ("MESSENGER_DATABASE_URL", "MESSENGER_NATS_URL")
 
-environ_of = up._Up._child_environ
+environ_of = _Up._child_environ
 
 
 def child_environ(self: Any) -> dict[str, str]:
@@ -34,6 +35,6 @@ def child_environ(self: Any) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    up.COMMAND = (sys.executable, "-P", "-m", "tests.faults.armed")  # type: ignore[assignment]
-    up._Up._child_environ = child_environ  # type: ignore[method-assign]
+    kept.COMMAND = (sys.executable, "-P", "-m", "tests.faults.armed")  # type: ignore[assignment]
+    _Up._child_environ = child_environ  # type: ignore[method-assign]
     main()

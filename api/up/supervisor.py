@@ -11,32 +11,28 @@ PostgreSQL last; a failed start stops what had started, says why in one line and
 import asyncio
 import contextlib
 import errno
-import fcntl
 import importlib
 import itertools
 import json
 import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from api.up.directory import absolute, locked
+from api.up.given import reach_given
+from api.up.kept import Kept, Program, Unit, say
 from infra.embedded.nats import Nats
 from infra.embedded.postgres import Postgres
 from infra.embedded.process import (
-    Child,
     Log,
     Server,
     StartError,
-    ended,
     first_bytes,
-    make_data_directory,
-    spawn,
 )
 from infra.embedded.s3 import S3
 from infra.settings import PREFIX, RUN_FILE, SERVERS, SettingError, Settings, load
@@ -46,20 +42,12 @@ from infra.urls import without_password
 READY_TIMEOUT_SECONDS = 60.0
 READY_POLL_SECONDS = 0.05
 START_DEATHS_MAX = 5
-RESTART_SECONDS_MIN = 0.1
-RESTART_SECONDS_MAX = 5.0
-HEALTHY_SECONDS = 30.0
-STOP_TIMEOUT_SECONDS = 5.0
 BIND_ATTEMPTS_MAX = 10
 BIND_RETRY_SECONDS = 0.1
-NATS_PORT = 4222
 READY_REQUEST = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 LISTEN_BACKLOG = 2048
-CONNECT_TIMEOUT_SECONDS = 5
 LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-# -P: what lies in the working directory is not for importing.
-COMMAND = (sys.executable, "-P", "-m", "api.cli")
 
 
 async def run(
@@ -77,7 +65,7 @@ async def run(
                 up = _Up(directory, settings, environ, listener, workers)
                 await _run_until(stop, up, began)
     except (SettingError, StartError) as error:
-        _say(str(error))
+        say(str(error))
         return 1
     return 0
 
@@ -109,99 +97,6 @@ class Addresses(NamedTuple):
     s3_secret_key: str
 
 
-class Unit(Protocol):
-    """What can be kept running: a server or a program of ours."""
-
-    @property
-    def pid(self) -> int: ...
-    @property
-    def log(self) -> Log: ...
-    async def start(self) -> None: ...
-    async def wait(self) -> int: ...
-    async def stop(self) -> None: ...
-
-
-@dataclass
-class Program:
-    """A `messenger` process."""
-
-    arguments: Sequence[str]
-    log: Log
-    environ: Mapping[str, str]
-    pass_fds: Sequence[int] = ()
-    _child: Child | None = field(default=None, init=False)
-
-    @property
-    def pid(self) -> int:
-        return self._running.pid
-
-    @property
-    def _running(self) -> Child:
-        if self._child is None:
-            raise StartError(f"{self.arguments[0]} was never started")
-        return self._child
-
-    async def start(self) -> None:
-        self._child = await spawn(
-            [*COMMAND, *self.arguments],
-            log=self.log,
-            environ=self.environ,
-            pass_fds=self.pass_fds,
-        )
-
-    async def wait(self) -> int:
-        return await self._running.wait()
-
-    async def stop(self) -> None:
-        if self._child is not None and self._child.is_alive:
-            await self._child.stop(signal.SIGTERM, STOP_TIMEOUT_SECONDS)
-
-
-@dataclass
-class _Kept:
-    """A unit that is started again whenever it ends, until it is stopped."""
-
-    name: str
-    unit: Unit
-    changed: Callable[[], None]
-    deaths: int = field(default=0, init=False)
-    _keeping: asyncio.Task[None] | None = field(default=None, init=False)
-
-    async def start(self) -> None:
-        await self.unit.start()
-        self._keeping = asyncio.create_task(self._keep())
-
-    async def stop(self) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-        await self.unit.stop()
-
-    async def _keep(self) -> None:
-        """For as long as we live: a supervisor that gave up would only move the problem."""
-        pause_seconds = RESTART_SECONDS_MIN
-        while True:
-            began = time.monotonic()
-            code = await self.unit.wait()
-            if time.monotonic() - began >= HEALTHY_SECONDS:
-                pause_seconds = RESTART_SECONDS_MIN
-            self.deaths += 1
-            _say(
-                f"{self.name} {ended(code)}, starts again in {pause_seconds:g} s: {self.unit.log.path}"
-            )
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, RESTART_SECONDS_MAX)
-            await self._start_again()
-
-    async def _start_again(self) -> None:
-        try:
-            await self.unit.start()
-        except (StartError, OSError) as error:
-            _say(str(error))  # the next wait ends at once, and the next pause is longer
-        else:
-            self.changed()
-
-
 class _Up:
     """One installation: the units in the order they start in, and where everything is."""
 
@@ -218,7 +113,7 @@ class _Up:
         self._environ = environ
         self._listener = listener
         self._workers = workers
-        self._stages: list[list[_Kept]] = []
+        self._stages: list[list[Kept]] = []
         # Of each program's own, so that a restart changes no address.
         self._scraped: dict[str, socket.socket] = {}
         self._addresses: Addresses | None = None
@@ -281,10 +176,10 @@ class _Up:
         return self._addresses
 
     @property
-    def _all(self) -> list[_Kept]:
+    def _all(self) -> list[Kept]:
         return [kept for stage in self._stages for kept in stage]
 
-    async def _start_stages(self, *stages: list[_Kept]) -> None:
+    async def _start_stages(self, *stages: list[Kept]) -> None:
         """All at once; they count as started before they are, so that a stop finds them."""
         self._stages.extend(stages)
         try:
@@ -303,7 +198,7 @@ class _Up:
         units: dict[str, Server | None] = {"postgres": postgres, "nats": nats, "s3": s3}
         kept = {name: self._kept(name, unit) for name, unit in units.items() if unit is not None}
         first = [kept.pop("postgres")] if postgres else []
-        await _reach_given(given)
+        await reach_given(given)
         await self._start_stages(first, list(kept.values()))
         return Addresses(
             api_url=_api_url(self._listener),
@@ -314,24 +209,24 @@ class _Up:
             s3_secret_key=s3.secret_key if s3 else given.s3_secret_key,
         )
 
-    def _kept(self, name: str, unit: Unit) -> _Kept:
-        return _Kept(name, unit, self._publish)
+    def _kept(self, name: str, unit: Unit) -> Kept:
+        return Kept(name, unit, self._publish)
 
     def _programs(self) -> list[str]:
         """The names of all our processes but this one."""
         projectors = [f"project-{name}" for name in _projections()]
         return ["relay", *projectors, *self._api_names(), "maintain"]
 
-    def _program(self, name: str, *arguments: str, pass_fds: Sequence[int] = ()) -> _Kept:
+    def _program(self, name: str, *arguments: str, pass_fds: Sequence[int] = ()) -> Kept:
         log = Log(self._directory / "logs" / f"{name}.log")
         scraped = self._scraped[name].fileno()
         environ = self._child_environ() | {f"{PREFIX}METRICS_ADDRESS": f"fd:{scraped}"}
         return self._kept(name, Program(arguments, log, environ, [*pass_fds, scraped]))
 
-    def _projectors(self) -> list[_Kept]:
+    def _projectors(self) -> list[Kept]:
         return [self._program(f"project-{name}", "project", name) for name in _projections()]
 
-    def _api(self) -> list[_Kept]:
+    def _api(self) -> list[Kept]:
         descriptor = self._listener.fileno()
         return [
             self._program(name, "api", "--fd", str(descriptor), pass_fds=[descriptor])
@@ -406,10 +301,6 @@ def _projections() -> tuple[str, ...]:
     return names
 
 
-def absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
-
-
 def _settings(environ: Mapping[str, str], directory: Path) -> Settings:
     """The servers' addresses in it are those of servers that are not ours to run."""
     needs = S3_SETTINGS if environ.get(f"{PREFIX}S3_ENDPOINT") else ()
@@ -425,31 +316,6 @@ def _stop_signal() -> asyncio.Event:
     for number in signals:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """The data directory for us alone; the kernel lets go of it whatever ends us."""
-    try:
-        make_data_directory(directory)
-        descriptor = os.open(directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise StartError(f"data directory {directory} can not be used: {error.strerror}") from None
-    try:
-        _take(descriptor, directory)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int, directory: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 32).decode().strip()
-        raise StartError(f"data directory {directory} is in use by process {holder}") from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
 @contextlib.asynccontextmanager
@@ -481,65 +347,12 @@ def _api_url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _reach_given(given: Settings) -> None:
-    """Says at once, and by name, which of the given servers is not there."""
-    await asyncio.gather(_reach_database(given), _reach_nats(given), _reach_s3(given))
-
-
-async def _reach_database(given: Settings) -> None:
-    if not given.database_url:
-        return
-    import psycopg
-
-    try:
-        connection = await psycopg.AsyncConnection.connect(
-            given.database_url, connect_timeout=CONNECT_TIMEOUT_SECONDS
-        )
-    except psycopg.Error as error:
-        raise _unreachable("database_url", given.database_url, _first_line(error)) from None
-    await connection.close()
-
-
-async def _reach_nats(given: Settings) -> None:
-    """One of a cluster's servers is enough."""
-    urls = [urlsplit(url) for url in given.nats_url.split(",") if url]
-    for url in urls:
-        if (await first_bytes(url.hostname or "", url.port or NATS_PORT)).startswith(b"INFO "):
-            return
-    if urls:
-        raise _unreachable("nats_url", given.nats_url, "no NATS server answers")
-
-
-async def _reach_s3(given: Settings) -> None:
-    if not given.s3_endpoint:
-        return
-    url = urlsplit(given.s3_endpoint)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-            _, writer = await asyncio.open_connection(url.hostname, port)
-    except (OSError, TimeoutError) as error:
-        why = os.strerror(error.errno) if error.errno else "no answer"
-        raise _unreachable("s3_endpoint", given.s3_endpoint, why) from None
-    writer.close()
-
-
-def _unreachable(name: str, url: str, why: str) -> StartError:
-    shown = without_password(url)
-    return StartError(f"{PREFIX}{name.upper()}={shown} can not be reached: {why}")
-
-
 async def _migrate(database_url: str) -> None:
-    upgrade: Callable[[str], None] = importlib.import_module("infra.migrate").upgrade
+    """Imported when needed, as above."""
+    from infra.database import first_line
+    from infra.migrate import upgrade
+
     try:
         await asyncio.to_thread(upgrade, database_url)
     except Exception as error:
-        raise StartError(f"migration failed: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _say(line: str) -> None:
-    print(f"messenger up: {line}", file=sys.stderr, flush=True)
+        raise StartError(f"migration failed: {first_line(error)}") from error
