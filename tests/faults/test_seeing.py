@@ -266,28 +266,29 @@ def lines(up: Running, log: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said]
 
 
+def told(up: Running, request_id: str, *logs: str, count: int) -> list[dict[str, Any]]:
+    """What logs say of a request, once there is as much; they say it after all was done."""
+
+    def found() -> list[dict[str, Any]]:
+        said = [line for log in logs for line in lines(up, log)]
+        return [line for line in said if line.get("request_id") == request_id]
+
+    until(lambda: len(found()) >= count)
+    return found()
+
+
 def test_a_request_is_found_again_by_its_id_in_the_logs_of_all_who_had_to_do_with_it(
     system: System,
 ) -> None:
     request_id = "find-me-4711"
     position = sent_as(system, "X-Request-Id", request_id)
-    system.settled(position)
-    served = [
-        line
-        for log in ("api-1", "api-2")
-        for line in lines(system.up, log)
-        if line.get("request_id") == request_id
-    ]
+    served = told(system.up, request_id, "api-1", "api-2", count=2)
     assert {line["event"] for line in served} == {"command", "request"}
     [command] = [line for line in served if line["event"] == "command"]
     assert (command["command"], command["outcome"]) == ("send-message", "done")
     assert command["position"] == position
     for name in ("messages", "unread", "search"):
-        [applied] = [
-            line
-            for line in lines(system.up, f"project-{name}")
-            if line.get("request_id") == request_id
-        ]
+        [applied] = told(system.up, request_id, f"project-{name}", count=1)
         assert (applied["event"], applied["position"]) == ("event_applied", position)
         assert (applied["type"], applied["projection"]) == ("message_sent", name)
 
