@@ -463,7 +463,12 @@ def _run(work: Coroutine[Any, Any, int | None]) -> None:
 
 def _trouble(error: Exception) -> str | None:
     """What an operator can do something about; None for what is a fault of ours."""
-    from psycopg.errors import InsufficientPrivilege
+    from psycopg.errors import (
+        InsufficientPrivilege,
+        UndefinedColumn,
+        UndefinedFunction,
+        UndefinedTable,
+    )
 
     from infra.database import DOWN
 
@@ -472,6 +477,8 @@ def _trouble(error: Exception) -> str | None:
             return str(error)
         case InsufficientPrivilege():
             return f"the database allows it to its owner alone: {_first_line(error)}"
+        case UndefinedTable() | UndefinedColumn() | UndefinedFunction():
+            return f"the database has another shape (messenger migrate): {_first_line(error)}"
         case _ if isinstance(error, DOWN):
             return f"the database does not answer: {_first_line(error)}"
         case OSError(filename=str(name)):

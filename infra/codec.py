@@ -87,6 +87,14 @@ def decode(type_name: str, version: int, data: str | bytes) -> Event:
         raise LogError(f"a {type_name} event can't be decoded: {error}") from error
 
 
+def readable(type_name: str, version: int, data: str | bytes) -> Event | None:
+    """The same, or None for what this code can't read: newer code wrote it, or it is broken."""
+    try:
+        return decode(type_name, version, data)
+    except LogError:
+        return None
+
+
 def _upcast(type_name: str, version: int, data: str | bytes) -> Event:
     """An event of an older version, as today's."""
     if (type_name, version) not in UPCASTERS:

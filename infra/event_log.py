@@ -4,7 +4,7 @@ Range reads check that they got every position they asked for: the log has no ga
 short answer is an error and never skipped over.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -109,11 +109,12 @@ async def read(
     up_to: int,
     types: Collection[str],
     without: Collection[int] = (),
+    decode: Callable[[str, int, str], Event | None] = codec.decode,
 ) -> list[Recorded]:
     """Every event in (after, up_to], fields still sealed. Of other types, and at the positions
     in `without`, `event` is None and nothing is decoded.
 
-    Raises LogError if a position is missing.
+    Raises LogError if a position is missing, or what `decode` raises.
     """
     if after == up_to:
         return []
@@ -125,7 +126,7 @@ async def read(
         Recorded(
             position,
             at,
-            None if data is None or position in without else codec.decode(type_name, version, data),
+            None if data is None or position in without else decode(type_name, version, data),
         )
         for position, at, type_name, version, data in rows
     ]

@@ -63,6 +63,12 @@ LOOK = """
     LEFT JOIN event_log AS known ON known.position = %s
 """
 
+HALF_IMPORTED = """
+    SELECT begun_at
+    FROM imports
+    WHERE finished_at IS NULL
+"""
+
 BEGIN_EPOCH = """
     UPDATE log_head
     SET epoch = greatest(epoch, %s) + 1
@@ -198,6 +204,13 @@ class Witness:
 
 async def new_epoch(bus: Bus, connection: Connection) -> Head:
     """The log goes on as it is, and never under a number that was used. Raises Unavailable."""
+    await refuse_half_imported(connection)
     used = epoch_of(await bus.stream_of_events())
     row: Any = await (await connection.execute(BEGIN_EPOCH, (used,))).fetchone()
     return Head(*row)
+
+
+async def refuse_half_imported(connection: Connection) -> None:
+    """What is imported goes on under the epoch that it had. Raises Unavailable."""
+    if await (await connection.execute(HALF_IMPORTED)).fetchone():
+        raise Unavailable("the import into this log is not finished: go on with it first")

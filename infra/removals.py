@@ -24,7 +24,7 @@ from domain.message import MessageDeleted
 from domain.user import AccountDeleted, ProfileUpdated
 from infra import codec, event_log
 from infra.database import DOWN, Pool, first_line
-from infra.errors import MessengerError
+from infra.errors import LogError, MessengerError
 from infra.executor import Executor, Request
 from infra.keyring import Keyring
 from infra.logs import Logger
@@ -58,7 +58,7 @@ MOVE = """
 """
 
 ENDINGS = """
-    SELECT stream, stream_version, type, schema_version, data::text
+    SELECT position, type, schema_version, data::text, stream, stream_version
     FROM event_log
     WHERE position > %(after)s
         AND position <= %(up_to)s
@@ -67,25 +67,25 @@ ENDINGS = """
 """
 
 UPLOADS_OF_MESSAGES = """
-    SELECT type, schema_version, data::text
+    SELECT position, type, schema_version, data::text
     FROM event_log
     WHERE type = 'attachment_uploaded' AND data ->> 'message_id' = ANY (%s)
 """
 
 UPLOADS_OF_SENDERS = """
-    SELECT type, schema_version, data::text
+    SELECT position, type, schema_version, data::text
     FROM event_log
     WHERE type = 'attachment_uploaded' AND data ->> 'sender_id' = ANY (%s)
 """
 
 UPLOADS_OF_STREAMS = """
-    SELECT type, schema_version, data::text
+    SELECT position, type, schema_version, data::text
     FROM event_log
     WHERE type = 'attachment_uploaded' AND stream = ANY (%s)
 """
 
 PREDECESSOR = """
-    SELECT type, schema_version, data::text
+    SELECT position, type, schema_version, data::text
     FROM event_log
     WHERE stream = %(stream)s
         AND stream_version < %(version)s
@@ -121,6 +121,12 @@ UNFINISHED_OF = """
 FINISH = """
     DELETE FROM unfinished_uploads
     WHERE id = %s
+"""
+
+SKIPPED = """
+    SELECT DISTINCT position
+    FROM skipped_events
+    WHERE position = ANY (%s)
 """
 
 # What ends objects.
@@ -213,8 +219,9 @@ class Removals:
         arguments = {"after": after, "up_to": up_to, "types": [event.type for event in HANDLED]}
         rows = await self._rows(ENDINGS, arguments)
         endings = [
-            _Ending(stream, version, codec.decode(type_name, schema, data))
-            for stream, version, type_name, schema, data in rows
+            _Ending(stream, version, event)
+            for event, (*_, stream, version) in zip(await self._read(rows), rows, strict=True)
+            if event is not None
         ]
         await event_log.open_events([ending.event for ending in endings], self._keyring)
         return endings
@@ -247,10 +254,9 @@ class Removals:
     async def _remove_uploads(self, statement: LiteralString, whose: Sequence[str]) -> None:
         if not whose:
             return
-        for type_name, schema, data in await self._rows(statement, (list(whose),)):
-            uploaded = codec.decode(type_name, schema, data)
-            assert isinstance(uploaded, AttachmentUploaded), uploaded
-            await self._objects.remove([uploaded.key(size) for size in SIZES])
+        for uploaded in await self._read(await self._rows(statement, (list(whose),))):
+            if isinstance(uploaded, AttachmentUploaded):
+                await self._objects.remove([uploaded.key(size) for size in SIZES])
 
     async def _remove_below(self, owner: Owner) -> None:
         """Every avatar there is of one who has none any more."""
@@ -273,7 +279,7 @@ class Removals:
             "type": ending.event.type,
         }
         rows = await self._rows(PREDECESSOR, arguments)
-        before = [codec.decode(type_name, schema, data) for type_name, schema, data in rows]
+        before = [event for event in await self._read(rows) if event is not None]
         await event_log.open_events(before, self._keyring)
         now = avatar_key(getattr(ending.event, "avatar_url", None), owner)
         keys = [avatar_key(getattr(event, "avatar_url", None), owner) for event in before]
@@ -313,6 +319,21 @@ class Removals:
         owner = stream.partition("-")[2]
         of_chat = category(stream) == "chat"
         return avatar_key(state.avatar_url, ChatId(owner) if of_chat else UserId(owner)) in keys
+
+    async def _read(self, rows: Sequence[Any]) -> list[Event | None]:
+        """The events of rows that begin with position, type, schema version and data. None for what
+        can't be read and an operator had a read model do without; else raises LogError, for newer
+        code may know what it ends."""
+        events = [codec.readable(*row[1:4]) for row in rows]
+        unread = {row[0]: row[1] for row, event in zip(rows, events, strict=True) if event is None}
+        for (position,) in await self._rows(SKIPPED, (list(unread),)) if unread else ():
+            del unread[position]
+        for position, type_name in unread.items():
+            raise LogError(
+                f"event {position} ({type_name}) can't be read: objects are removed up to it, until "
+                "code that can read it runs, or a read model skips it"
+            )
+        return events
 
     async def _position(self, work: str) -> int:
         rows = await self._rows(POSITION, (work,))

@@ -362,7 +362,8 @@ class Gateway:
         """All or nothing: halfway, the rooms would have moved without anybody told."""
         began = monotonic()
         async with self.turn:
-            # Others, newer than we are, may write what we do not know: it concerns nobody here.
+            # What can't be read concerns nobody here: others, newer than we are, may have written
+            # it, or it is broken, and stands in the way of the read models that need it alone.
             known = [one for one in events if one.event is not None]
             addressed = [await self._patiently(self._address, one) for one in known]
             heard = [one for one in addressed if one.audience]

@@ -191,9 +191,11 @@ class Readings:
             return await event_log.head(connection)
 
     async def read(self, *, after: int, up_to: int, types: Collection[str]) -> list[Recorded]:
-        """A whole range; see `event_log.read`."""
+        """A whole range; see `event_log.read`. What can't be read, `event` is None for."""
         async with self._pool.connection() as connection:
-            return await event_log.read(connection, after=after, up_to=up_to, types=types)
+            return await event_log.read(
+                connection, after=after, up_to=up_to, types=types, decode=codec.readable
+            )
 
     async def open(self, events: Sequence[Event]) -> list[Event]:
         """Opens sealed fields in place, or blanks them where they were tampered with: those
@@ -367,11 +369,7 @@ class Readings:
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(statement, arguments)).fetchall()
         return [
-            Recorded(
-                position,
-                at,
-                codec.decode(type_name, version, data) if type_name in codec.TYPES else None,
-            )
+            Recorded(position, at, codec.readable(type_name, version, data))
             for position, at, type_name, version, data in rows
         ]
 

@@ -23,7 +23,7 @@ from domain.chat import GroupUpdated
 from domain.event import Event
 from domain.ids import message_stream, user_stream
 from domain.user import ProfileUpdated
-from infra import codec, database, event_log
+from infra import codec, database, event_log, history
 from infra.database import Connection
 from infra.errors import LogError, Unavailable
 from infra.event_log import Head
@@ -40,12 +40,6 @@ PAGE_ROWS = 1_000
 OBJECTS_AT_ONCE = 16
 SNAPSHOT_TIMEOUT_MS = 3_600_000
 EXPORT_LOCK = 0x6578706F  # "expo"
-
-HALF_IMPORTED = """
-    SELECT begun_at
-    FROM imports
-    WHERE finished_at IS NULL
-"""
 
 # Two at once could take each other's files for their own.
 LOCK = """
@@ -176,8 +170,7 @@ async def export(path: Path, source: Source, progress: Progress) -> Exported:
     row: Any = await (await source.connection.execute(LOCK, (EXPORT_LOCK,))).fetchone()
     if not row[0]:
         raise Unavailable("another export is under way")
-    if await (await source.connection.execute(HALF_IMPORTED)).fetchone():
-        raise Unavailable("the import into this log is not finished: go on with it first")
+    await history.refuse_half_imported(source.connection)
     try:
         for _ in range(ATTEMPTS):
             exported = await _attempt(path, source, progress)

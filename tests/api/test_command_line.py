@@ -110,6 +110,10 @@ def test_tools_say_it_plainly() -> None:
             psycopg.errors.InsufficientPrivilege("permission denied for table users"),
             "the database allows it to its owner alone: permission denied for table users",
         ),
+        (
+            psycopg.errors.UndefinedTable('relation "log_head" does not exist\nLINE 1: ...'),
+            'the database has another shape (messenger migrate): relation "log_head" does not',
+        ),
         (OSError(errno.ENAMETOOLONG, "File name too long", "out.jsonl"), "out.jsonl: File name"),
         (Unavailable("too many wait"), "too many wait"),
     ],

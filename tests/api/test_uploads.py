@@ -30,7 +30,7 @@ from infra import objects as objects_module
 from infra import removals, spool
 from infra.embedded import s3
 from infra.embedded.s3 import S3
-from infra.errors import Unavailable
+from infra.errors import LogError, Unavailable
 from infra.objects import Objects
 from infra.removals import Removals
 from infra.settings import Settings
@@ -48,7 +48,16 @@ from tests.api.served import (
     stored_in,
 )
 from tests.infra import machines
-from tests.infra.daemons import LOGGER, connected, keyring, projected, relaying, tasks, until
+from tests.infra.daemons import (
+    LOGGER,
+    connected,
+    keyring,
+    projected,
+    relaying,
+    tasks,
+    until,
+    written,
+)
 from tests.infra.machines import SECRET_TEXT, fetch
 from tests.infra.pictures import encoded
 from tests.infra.rendering import workers
@@ -115,6 +124,12 @@ async def main():
         await asyncio.sleep(60)
 
 asyncio.run(main())
+"""
+
+
+SKIP = """
+    INSERT INTO skipped_events (projection, position, type, reason, why, skipped_at)
+    VALUES ('messages', %s, 'message_deleted', 'broken', 'a test', now())
 """
 
 
@@ -525,6 +540,24 @@ async def test_the_command_does_it_once_or_until_it_is_stopped(at: Scene) -> Non
     process.terminate()
     _, said = await process.communicate()
     assert (process.returncode, said.decode()) == (0, "")
+
+
+async def test_what_can_not_be_read_holds_removals_up_until_a_read_model_skips_it(
+    at: Scene,
+) -> None:
+    """Newer code may know what it ends; an operator who skips it says that it ends nothing."""
+    _, message_id = await at.show()
+    broken = written(f"message-{new_id()}", "message_deleted", b"{}")
+    position = (await at.api.parts.appender.append(broken)).position
+    await at.ann.do("delete-message", message_id=message_id)
+    async with removing(at) as removals:
+        with pytest.raises(LogError, match=rf"^event {position} \(message_deleted\) can't be read"):
+            await removals.once()
+        assert len(await at.stored()) == 3
+        async with connected(at.database_url) as connection:
+            await connection.execute(SKIP, (position,))
+        await removals.once()
+    assert await is_empty(at)
 
 
 async def is_empty(at: Scene) -> bool:

@@ -22,6 +22,8 @@ from commands.delete_account import DeleteAccount
 from commands.register_user import RegisterUser
 from commands.send_message import SendMessage
 from domain.refusals import Refusal
+from infra import history
+from infra.bus import Bus
 from infra.embedded.s3 import S3
 from infra.errors import BadExport, LogError, MessengerError, Stopped, Unavailable
 from infra.moving import export, importing, lines
@@ -323,6 +325,10 @@ async def test_only_the_same_export_goes_on(old: Old, new: Settings, tmp_path: P
     # Nor does what is there go on elsewhere: keys are in whose events are not.
     with pytest.raises(Unavailable, match="not finished"):
         await moving.run_export(new, tmp_path / "half.jsonl")
+    # Nor is it of another epoch before it is whole: what is imported goes on under its own.
+    async with connected(new.database_url) as connection:
+        with pytest.raises(Unavailable, match="not finished"):
+            await history.new_epoch(Bus("nats://nowhere:4222", name="test"), connection)
 
 
 async def test_a_log_with_events_takes_no_export(old: Old, new: Settings) -> None:
