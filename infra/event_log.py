@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from cryptography.exceptions import InvalidTag
+
 from domain.event import Event, Place, Recorded
 from domain.ids import ChatId, StreamId, UserId
 from infra import codec
@@ -133,13 +135,16 @@ async def read(
 
 
 async def open_events(events: list[Event], keyring: Keyring) -> None:
-    """Opens sealed fields in place; a destroyed key leaves None."""
+    """Opens sealed fields in place; a destroyed key leaves None. Raises LogError."""
     # Some at a time: keys may be used only shortly after they were loaded.
     for first in range(0, len(events), OPENED_AT_ONCE):
         some = events[first : first + OPENED_AT_ONCE]
         await keyring.load(codec.key_ids(some))
         for event in some:
-            codec.open_sealed(event, keyring)
+            try:
+                codec.open_sealed(event, keyring)
+            except InvalidTag:
+                raise LogError(f"what is sealed in a {event.type} was tampered with") from None
 
 
 async def tails(

@@ -221,6 +221,7 @@ class _Writing:
         self._progress = progress
         self._objects = 0
         self._missing: list[str] = []
+        self._skipped: set[int] = set()
 
     async def run(self) -> Exported | None:
         await database.set_timeout(self._connection, "statement_timeout", SNAPSHOT_TIMEOUT_MS)
@@ -273,6 +274,7 @@ class _Writing:
     async def _write_skips(self) -> None:
         async for row in self._rows(SKIPS, {"projections": list(NAMES)}):
             projection, position, type_name, reason, why, skipped_at = row
+            self._skipped.add(position)
             self._writer.write(
                 lines.Skipped(
                     projection=projection,
@@ -305,8 +307,8 @@ class _Writing:
         rows = await (await self._connection.execute(EVENTS, (after, up_to))).fetchall()
         if len(rows) != up_to - after:
             raise LogError(f"the log has {len(rows)} events in ({after}, {up_to}]")
-        events = [codec.decode(row[4], row[5], row[6]) for row in rows]
-        await self._source.keyring.load(codec.key_ids(events))
+        events = [codec.readable(row[4], row[5], row[6]) for row in rows]
+        await self._source.keyring.load(codec.key_ids([one for one in events if one is not None]))
         logged = [self._logged(row, event) for row, event in zip(rows, events, strict=True)]
         objects = await self._objects_of(logged, head)
         for line in logged:
@@ -315,12 +317,25 @@ class _Writing:
             self._writer.write(line)
         self._progress(up_to, head)
 
-    def _logged(self, row: Any, event: Event) -> LoggedEvent:
+    def _opened(self, row: Any, event: Event | None) -> bytes | None:
+        """The event's data; None if it can't be read and an operator had a read model do without.
+        Else raises LogError: newer code may be able to."""
+        position, type_name, data = row[0], row[4], row[6]
+        told = f"event {position} ({type_name}) can't be read"
+        if event is not None:
+            try:
+                return codec.opened_data(event, data.encode(), self._source.keyring)
+            except InvalidTag:
+                told = f"what is sealed at position {position} was tampered with"
+        if position not in self._skipped:
+            raise LogError(
+                f"{told}: it is exported by code that can read it, or once it is skipped"
+            )
+        return None
+
+    def _logged(self, row: Any, event: Event | None) -> LoggedEvent:
         position, event_id, stream, version, type_name, schema, data, metadata, at = row
-        try:
-            opened = codec.opened_data(event, data.encode(), self._source.keyring)
-        except InvalidTag:
-            raise LogError(f"what is sealed at position {position} was tampered with") from None
+        opened = self._opened(row, event)
         return LoggedEvent(
             position=position,
             event_id=event_id,
@@ -328,9 +343,10 @@ class _Writing:
             stream_version=version,
             type=type_name,
             schema_version=schema,
-            data=_raw(opened.decode()),
+            data=_raw(data if opened is None else opened.decode()),
             metadata=_raw(metadata),
             recorded_at=at,
+            is_unread=opened is None,
         )
 
     # --------------------------------------------------------------------------- the objects

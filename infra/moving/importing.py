@@ -16,6 +16,7 @@ from typing import Any, LiteralString, NamedTuple
 import msgspec
 import psycopg
 
+from domain.event import Event
 from domain.user import UserRegistered
 from infra import codec
 from infra.codec import KeyMissing
@@ -365,18 +366,21 @@ class _Batches:
     # ------------------------------------------------------------------------------ events
 
     async def _sealed(self, events: Sequence[LoggedEvent]) -> list[LoggedEvent]:
+        """Those that nothing can read stay as they are."""
         decoded = [line.decoded() for line in events]
+        read = [event for event in decoded if event is not None]
         await self._target.keyring.create(
-            [event.user_id for event in decoded if isinstance(event, UserRegistered)]
+            [event.user_id for event in read if isinstance(event, UserRegistered)]
         )
-        await self._target.keyring.load(codec.key_ids(decoded))
+        await self._target.keyring.load(codec.key_ids(read))
         return [
-            msgspec.structs.replace(
-                line,
-                data=msgspec.Raw(codec.sealed_data(event, bytes(line.data), self._target.keyring)),
-            )
+            line if event is None else self._sealed_line(line, event)
             for line, event in zip(events, decoded, strict=True)
         ]
+
+    def _sealed_line(self, line: LoggedEvent, event: Event) -> LoggedEvent:
+        sealed = codec.sealed_data(event, bytes(line.data), self._target.keyring)
+        return msgspec.structs.replace(line, data=msgspec.Raw(sealed))
 
     async def _add_events(
         self, events: Sequence[LoggedEvent], sealed: Sequence[LoggedEvent]

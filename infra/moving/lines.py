@@ -121,7 +121,10 @@ class Object(_Line, frozen=True, kw_only=True, tag="object"):
         return _TYPES[self.key.rpartition(".")[2]]
 
 
-class LoggedEvent(_Line, frozen=True, kw_only=True, tag="event"):
+class LoggedEvent(_Line, frozen=True, kw_only=True, tag="event", omit_defaults=True):
+    """`data` is readable, but where `is_unread`: what nothing could read, and a projection skips, is
+    as it stood in the log."""
+
     position: _Whole
     event_id: _Id
     stream: str
@@ -131,9 +134,12 @@ class LoggedEvent(_Line, frozen=True, kw_only=True, tag="event"):
     data: msgspec.Raw
     metadata: msgspec.Raw
     recorded_at: _Time
+    is_unread: bool = False
 
-    def decoded(self) -> Event:
-        """Raises LogError."""
+    def decoded(self) -> Event | None:
+        """None if it is unread. Raises LogError."""
+        if self.is_unread:
+            return None
         return codec.decode(self.type, self.schema_version, bytes(self.data))
 
 
@@ -296,7 +302,8 @@ def _check_parts(line: Line) -> None:
             if line.projection not in NAMES:
                 raise _Wrong(f"this code knows no projection {line.projection!r}")
         case LoggedEvent():
-            stream = line.decoded().stream
+            event = line.decoded()
+            stream = line.stream if event is None else event.stream
             if line.stream != stream or not re.fullmatch(rf"[a-z]+(?:-{_UUID}){{1,2}}", stream):
                 raise _Wrong(f"an event of {stream} can't be in {line.stream}")
         case _:
@@ -355,6 +362,8 @@ class _Order:
         skipped = self._skipped_types.get(line.position, line.type)
         if skipped != line.type:
             raise _Wrong(f"{line.type} at {line.position}, where {skipped} was skipped")
+        if line.is_unread and line.position not in self._skipped_types:
+            raise _Wrong(f"{line.position} is unread, but nothing skips it")
 
     def _check_end(self, number: int, line: End) -> None:
         if line.lines != number or self._position != self._head:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pytest
 
@@ -12,7 +13,7 @@ from commands.send_message import SendMessage
 from domain.ids import ChatId
 from infra import skips
 from infra.embedded.s3 import S3
-from infra.errors import BadExport
+from infra.errors import BadExport, LogError
 from infra.moving import importing, lines
 from infra.settings import Settings
 from infra.skips import Skip
@@ -25,6 +26,7 @@ from tests.infra.daemons import (
     projected,
     relaying,
     until,
+    written,
 )
 from tests.infra.test_skips import BREAK
 from tests.moving.houses import (
@@ -230,3 +232,37 @@ def test_more_skips_than_an_operator_can_make_are_refused(
     monkeypatch.setattr(lines, "MAX_SKIPS", 2)
     with pytest.raises(BadExport, match="messages skips more than 2 events"):
         list(lines.read(old.path))
+
+
+async def test_what_nothing_can_read_moves_as_it_stands_once_it_is_skipped(
+    fresh_database: FreshDatabase, s3_server: S3, new: Settings, nats_url: str, tmp_path: Path
+) -> None:
+    path, before = tmp_path / "old.jsonl", tmp_path / "before.jsonl"
+    with fresh_database() as url:
+        at = house(url, s3_server, bucket="messenger")
+        async with writing(at) as machine:
+            people = await machine.people(2)
+            chat: ChatId = await machine.group(*people)
+            broken = written(f"message-{uuid4()}", "reaction_added", b'{"emoji": 1}')
+            position = (await machine.appender.append(broken)).position
+            await machine.run(SendMessage(chat_id=chat, content="after it"), people[0])
+        with pytest.raises(LogError, match=rf"event {position} \(reaction_added\) can't be read"):
+            await moving.run_export(at, before)
+        async with projecting(at, nats_url):
+            await skip_all(url, "reactions", [position])
+            await projected(url)
+        digests = await exported(at, path)
+    await moving.run_import(new, path)
+    async with projecting(new, nats_url):
+        await projected(new.database_url)
+    assert await exported(new, tmp_path / "new.jsonl") == digests
+
+
+def test_nothing_is_unread_but_what_is_skipped(old: Skipping, tmp_path: Path) -> None:
+    bodies = unchained(old.path.read_bytes())
+    number = next(number for number, body in enumerate(bodies) if body["line"] == "event")
+    bodies[number]["is_unread"] = True
+    forged = tmp_path / "forged.jsonl"
+    forged.write_bytes(chained(bodies))
+    with pytest.raises(BadExport, match=r"is unread, but nothing skips it"):
+        list(lines.read(forged))
