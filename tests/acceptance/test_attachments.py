@@ -47,10 +47,16 @@ def got(url: str) -> tuple[str, Image.Image]:
 def until_gone(*urls: str) -> None:
     deadline = time.monotonic() + GONE_SECONDS
     for url in urls:
-        while (status := httpx.get(url).status_code) == 200:
+        while (status := status_of(url)) == 200:
             assert time.monotonic() < deadline, f"still there: {url}"
             time.sleep(POLL_SECONDS)
         assert status == 404, "the signature still holds, the object is gone"
+
+
+def status_of(url: str) -> int:
+    """Without the body: that of an object that goes meanwhile breaks off."""
+    with httpx.stream("GET", url) as response:
+        return response.status_code
 
 
 def addresses(attachment: Json) -> list[str]:
