@@ -155,9 +155,14 @@ def test_it_says_where_everything_is_and_keeps_it_private(lasting: Running) -> N
 def test_what_catches_up_gives_way_to_what_answers(lasting: Running) -> None:
     pids = lasting.until_ready()["pids"]
     ours = os.getpriority(os.PRIO_PROCESS, 0)
-    niceness = {name: os.getpriority(os.PRIO_PROCESS, pid) for name, pid in pids.items()}
-    behind = {name for name, nice in niceness.items() if nice > ours}
-    assert behind == {name for name in pids if name.startswith("project-")}
+
+    def behind() -> set[str]:
+        return {name for name, pid in pids.items() if os.getpriority(os.PRIO_PROCESS, pid) > ours}
+
+    catching_up = {name for name in pids if name.startswith("project-")}
+    # One that another test ended may still be loading.
+    until(lambda: behind() >= catching_up)
+    assert behind() == catching_up
 
 
 @pytest.mark.parametrize(
