@@ -35,7 +35,7 @@ from domain.refusals import (
     WrongPassword,
 )
 from infra.database import DOWN
-from infra.errors import ImageBroken, ImageTooLarge, NotAnImage, Unavailable
+from infra.errors import ImageBroken, ImageTooLarge, LogError, NotAnImage, Unavailable
 from infra.executor import KeyReused
 from infra.logs import Logger, traceback_of
 
@@ -193,14 +193,15 @@ REFUSALS: tuple[type[Refusal], ...] = (
 def refusal_of(error: Exception, request_id: str, logger: Logger) -> Refusal:
     """What the caller is told; the log is told what the caller is not."""
     known = _known(error)
-    if known is not None:
+    if known is not None and not isinstance(error, LogError):
         return known
     logger.error(
         "internal_error",
         request_id=request_id,
         traceback=traceback_of(error),
     )
-    return Internal(f"something went wrong; the log has it under Request-Id {request_id}")
+    told = f"something went wrong; the log has it under Request-Id {request_id}"
+    return known or Internal(told)
 
 
 def code_of(error: Exception) -> str:
@@ -213,6 +214,9 @@ def _known(error: Exception) -> Refusal | None:
             return error
         case Unavailable():
             return ServiceUnavailable(str(error))
+        case LogError():
+            # Code that is newer can, or an operator has to act: nobody's request was wrong.
+            return ServiceUnavailable("this process can't read all that this needs of the log")
         case NotAnImage():
             return UnsupportedMedia(str(error))
         case ImageTooLarge():

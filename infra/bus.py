@@ -203,7 +203,7 @@ class Bus:
         except NotFoundError:
             return None
         except BUS_ERRORS as error:
-            raise Unavailable(f"JetStream does not answer: {self._refused() or error}") from error
+            raise self._away("does not answer", error) from error
         state, begin = info.state, info.config.first_seq or 1
         return Extent(begin, state.first_seq, state.last_seq, state.messages, state.bytes)
 
@@ -214,9 +214,7 @@ class Bus:
         except NotFoundError:
             pass
         except BUS_ERRORS as error:
-            raise Unavailable(
-                f"JetStream does not delete {stream}: {self._refused() or error}"
-            ) from error
+            raise self._away(f"does not delete {stream}", error) from error
 
     async def stream_of_events(self) -> str | None:
         """Whichever stream takes the events' subjects; they allow only one. Raises Unavailable."""
@@ -225,7 +223,7 @@ class Bus:
         except NotFoundError:
             return None
         except BUS_ERRORS as error:
-            raise Unavailable(f"JetStream does not answer: {self._refused() or error}") from error
+            raise self._away("does not answer", error) from error
 
     async def create_stream(self, stream: str, *, first_sequence: int) -> None:
         """Raises Unavailable."""
@@ -243,9 +241,7 @@ class Bus:
         try:
             await self.jetstream.add_stream(config)
         except BUS_ERRORS as error:
-            raise Unavailable(
-                f"JetStream does not make {stream}: {self._refused() or error}"
-            ) from error
+            raise self._away(f"does not make {stream}", error) from error
 
     async def _publish(self, subject: str, payload: bytes) -> None:
         try:
@@ -263,6 +259,9 @@ class Bus:
         """What NATS would not let us do, else nothing. Whoever asks it hears nothing but silence."""
         is_recent = monotonic() - self._refused_at < REFUSAL_SECONDS
         return f"NATS refuses: {self._refusal}" if is_recent else ""
+
+    def _away(self, told: str, error: Exception) -> Unavailable:
+        return Unavailable(f"JetStream {told}: {self._refused() or error}")
 
     async def _reconnected(self) -> None:
         self._metrics.reconnects.inc()

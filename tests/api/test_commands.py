@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from commands import HANDLERS
 from tests.api.served import PASSWORD, Api, Json, Person, good, problem, serving
+from tests.infra.daemons import written
 
 NAMES = [handler.name for handler in HANDLERS]
 
@@ -318,6 +319,23 @@ async def test_a_whole_batch_of_500_is_carried_out(api: Api) -> None:
 
 
 # Anything at all
+
+@pytest.mark.parametrize(
+    ("type_name", "version"), [("group_updated", 1), ("group_updated", 99), ("group_painted", 1)]
+)
+async def test_what_this_code_can_not_read_makes_commands_wait_where_it_counts_and_only_there(
+    api: Api, capsys: pytest.CaptureFixture[str], type_name: str, version: int
+) -> None:
+    """Newer code beside it may have written it, and can answer; or this one after an update."""
+    ann, bob = await api.person("ann"), await api.person("bob")
+    chat_id, other_id = await group(ann, bob), await group(bob, ann)
+    await api.parts.appender.append(written(f"chat-{chat_id}", type_name, b"[]", version))
+    refused = await ann.send("update-group", chat_id=chat_id, name="Foes")
+    problem(refused, 503, "unavailable")
+    assert refused.headers["retry-after"]
+    assert type_name in capsys.readouterr().err
+    await ann.do("send-message", chat_id=other_id, content="hi")
+
 
 JSON = st.recursive(
     st.none()
