@@ -320,6 +320,7 @@ async def test_a_whole_batch_of_500_is_carried_out(api: Api) -> None:
 
 # Anything at all
 
+
 @pytest.mark.parametrize(
     ("type_name", "version"), [("group_updated", 1), ("group_updated", 99), ("group_painted", 1)]
 )
