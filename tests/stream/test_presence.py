@@ -179,7 +179,7 @@ async def test_a_process_that_died_leaves_nobody_online(
         await befriend(ann, bob)
         await befriend(bob, cat)
         await ann.do("set-status", status="online")
-        async with started(api, bob, cat) as [b, _]:
+        async with started(api, bob) as [b], started(api, cat):
             await told(b, "presence", cat, status="online")
             async with database(database_url) as connection:
                 gateway = str(uuid4())
