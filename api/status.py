@@ -90,19 +90,23 @@ async def _unfit(parts: Parts) -> tuple[list[str], list[str]]:
     late = [item for item in projections if item.lag_seconds > limit]
     failed = [item for item in projections if item.failure is not None and item not in late]
     reasons += [_behind(item) for item in late]
-    return reasons, [*(_behind(item) for item in failed), *await _why_relay_stopped(parts)]
+    return reasons, [*(_behind(item) for item in failed), *await _what_waits(parts)]
 
 
-async def _why_relay_stopped(parts: Parts) -> list[str]:
-    """All else goes on without it. Whether NATS or the database is away is told elsewhere."""
+async def _what_waits(parts: Parts) -> list[str]:
+    """For an operator, while all else goes on. Whether NATS or the database is away is told
+    elsewhere."""
+    waits = []
     try:
         async with asyncio.timeout(BUS_TIMEOUT_SECONDS), parts.pool.connection() as connection:
+            if await history.is_half_imported(connection):
+                waits.append("nothing can be written: the import into this log is not finished")
             await history.check_copy(parts.bus, connection)
     except Stopped as stopped:
-        return [str(stopped)]
+        waits.append(str(stopped))
     except (Unavailable, TimeoutError, *DOWN):
         pass
-    return []
+    return waits
 
 
 def _behind(item: ProjectionStatus) -> str:

@@ -212,5 +212,10 @@ async def new_epoch(bus: Bus, connection: Connection) -> Head:
 
 async def refuse_half_imported(connection: Connection) -> None:
     """What is imported goes on under the epoch that it had. Raises Unavailable."""
-    if await (await connection.execute(HALF_IMPORTED)).fetchone():
+    if await is_half_imported(connection):
         raise Unavailable("the import into this log is not finished: go on with it first")
+
+
+async def is_half_imported(connection: Connection) -> bool:
+    """Nobody else can write meanwhile."""
+    return await (await connection.execute(HALF_IMPORTED)).fetchone() is not None

@@ -11,6 +11,7 @@ from commands import HANDLERS
 from infra import scraping, skips
 from infra.bus import Bus
 from infra.embedded.process import free_port
+from infra.moving import importing
 from infra.projector import RECORD_FAILURE
 from projections import NAMES
 from tests.api.served import Api, good, problem, serving
@@ -117,6 +118,17 @@ async def test_what_stops_the_relay_is_told_while_all_else_goes_on(
     await whole_api.register("bob")
     [warning] = good(await whole_api.client.get("/health/ready"))["warnings"]
     assert warning.startswith("EVENT_LOG_1 holds another event at 2 than the log: somebody else")
+
+
+async def test_an_import_that_is_not_finished_is_told_as_nothing_can_be_written(
+    api: Api, database_url: str
+) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute(importing.BEGIN)
+        [warning] = good(await api.client.get("/health/ready"))["warnings"]
+        assert warning == "nothing can be written: the import into this log is not finished"
+        await connection.execute("UPDATE imports SET finished_at = clock_timestamp()")
+    assert good(await api.client.get("/health/ready")) == {"status": "ready"}
 
 
 async def test_without_nats_the_api_serves_but_is_not_ready(database_url: str) -> None:
