@@ -99,7 +99,7 @@ HEAD = """
 
 # Whoever writes this event waits for who holds the lock.
 GATE: LiteralString = """
-    CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
     BEGIN
         PERFORM pg_advisory_xact_lock({lock});
         RETURN NEW;
