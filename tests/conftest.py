@@ -10,6 +10,7 @@ HYPOTHESIS_PROFILE names.
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -65,12 +66,12 @@ LONG = (
 )
 
 CREATE_DATABASE: LiteralString = "CREATE DATABASE {name} TEMPLATE {template}"
-# FORCE may not end an autovacuum or a superuser's last moments there; without it, they are
-# waited for.
-DROP_DATABASE: tuple[LiteralString, ...] = (
-    "DROP DATABASE {name} WITH (FORCE)",
-    "DROP DATABASE {name}",
-)
+DROP_DATABASE: LiteralString = "DROP DATABASE {name} WITH (FORCE)"
+# PostgreSQL itself waits for 5 s for who is connected; FORCE may not end an autovacuum or a
+# superuser's last moments there.
+BUSY = (psycopg.errors.ObjectInUse, psycopg.errors.InsufficientPrivilege)
+FREE_SECONDS = 60.0
+FREE_POLL_SECONDS = 0.1
 
 
 class Shares(LoadScopeScheduling):
@@ -190,17 +191,23 @@ def _database(server_url: str, *, template: str) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
     with psycopg.connect(server_url, autocommit=True) as connection:
         names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
-        connection.execute(sql.SQL(CREATE_DATABASE).format(**names))
+        _until_free(connection, sql.SQL(CREATE_DATABASE).format(**names))
         yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
-        _drop(connection, names)
+        _until_free(connection, sql.SQL(DROP_DATABASE).format(**names))
 
 
-def _drop(connection: psycopg.Connection[Any], names: dict[str, sql.Identifier]) -> None:
-    force, wait = (sql.SQL(statement).format(**names) for statement in DROP_DATABASE)
-    try:
-        connection.execute(force)
-    except psycopg.errors.InsufficientPrivilege:
-        connection.execute(wait)
+def _until_free(connection: psycopg.Connection[Any], statement: sql.Composed) -> None:
+    """Once nobody is connected who keeps it from being done."""
+    deadline = time.monotonic() + FREE_SECONDS
+    while True:
+        try:
+            connection.execute(statement)
+        except BUSY:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(FREE_POLL_SECONDS)
 
 
 def _name(url: str) -> str:

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-TIMEOUT_SECONDS = 110
+import pytest
+
+TIMEOUT_SECONDS = 280
+
+pytestmark = pytest.mark.timeout(TIMEOUT_SECONDS + 20)
 
 
 def test_the_append_benchmark_runs_and_compares_itself_with_its_baseline() -> None:

@@ -25,7 +25,7 @@ from tests.faults.load import Acknowledged, Load
 from tests.stream.concerns import Concerns
 from tests.stream.device import Device
 
-NEXT_SECONDS = 10.0
+NEXT_SECONDS = 60.0
 READ_AT_ONCE = 100
 SHOWN = 3
 

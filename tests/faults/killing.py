@@ -56,7 +56,7 @@ END_SESSION = """
     SELECT pg_terminate_backend(%s)
 """
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.01
 TOGETHER_SECONDS = 4.0
 # All that went before is in the log, and a replay rests for most of its time.

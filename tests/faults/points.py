@@ -38,7 +38,7 @@ BEFORE_ANSWER_OF_WORKER = "decoded, before its answer"
 
 CLOCK_READ_SECONDS = 0.05
 # How long it may take until a process gets to a point under load.
-POINT_SECONDS = 30.0
+POINT_SECONDS = 90.0
 
 
 class Points:

@@ -30,8 +30,10 @@ from tests.infra.test_replay import command, spawned
 from tests.stream import client as streams
 
 README = Path(__file__).parents[2] / "README.md"
-STOP_SECONDS = 30.0
+STOP_SECONDS = 90.0
 SERVED = {"rate_limits": "off"}
+
+pytestmark = pytest.mark.timeout(300)
 
 ARCHIVING = """
 archive_mode = on

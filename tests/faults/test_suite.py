@@ -36,7 +36,7 @@ def test_a_seed_repeats_the_order() -> None:
     assert sorted(orders[0]) == sorted(fault.name for fault in FAULTS)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path) -> None:
     chosen = [fault for fault in FAULTS if fault.name in SHORT]
     async with prepared(tmp_path, seed=SEED, hold_seconds=HOLD_SECONDS) as suite:

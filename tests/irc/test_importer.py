@@ -6,13 +6,11 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, LiteralString
-from urllib.parse import urlsplit
-from uuid import uuid4
 
 import bcrypt
 import msgspec
@@ -33,7 +31,6 @@ from domain.ids import UserId, chat_stream, user_stream
 from domain.user import User
 from infra import database
 from infra.appender import Appender
-from infra.embedded.postgres import Postgres
 from infra.errors import Stopped
 from infra.executor import Executor
 from infra.keyring import Keyring, Secret
@@ -46,8 +43,11 @@ CORPUS_FILES = ["2004-11-15_03", "2005-06-12.train-c", "2007-06-17.train-a"]
 ROOT = Path(__file__).parents[2]
 SECRET_TEXT = "a secret of the tests, long enough"
 SECRET = Secret(SECRET_TEXT.encode())
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 POLL_SECONDS = 0.01
+LOCK = 4711
+
+pytestmark = pytest.mark.timeout(300)
 
 SENT = """
     SELECT data ->> 'chat_id', data ->> 'sender_id', count(*)
@@ -92,24 +92,44 @@ MARKS = """
     ORDER BY 1
 """
 
-CREATE: LiteralString = "CREATE DATABASE {name} TEMPLATE {template}"
-DROP: LiteralString = "DROP DATABASE {name} WITH (FORCE)"
-
 HEAD = """
     SELECT position
     FROM log_head
 """
 
+# Whoever writes this event waits for who holds the lock.
+GATE: LiteralString = """
+    CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
+    BEGIN
+        PERFORM pg_advisory_xact_lock({lock});
+        RETURN NEW;
+    END
+    $$;
+    CREATE TRIGGER gate
+    BEFORE INSERT ON event_log
+    FOR EACH ROW WHEN (NEW.position = {position})
+    EXECUTE FUNCTION gate();
+"""
+
+CLOSE = """
+    SELECT pg_advisory_lock(%s)
+"""
+
+WAITING = """
+    SELECT count(*)
+    FROM pg_locks AS l
+    JOIN pg_database AS d ON d.oid = l.database
+    WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted
+"""
+
 
 @pytest.fixture
-def other_database_url(postgres: Postgres, template_database: str) -> Iterator[str]:
+def other_database_url(
+    fresh_database: Callable[[], AbstractContextManager[str]],
+) -> Iterator[str]:
     """For an import that nothing interrupts."""
-    name = f"test_other_{uuid4().hex}"
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
-        names = {"name": sql.Identifier(name), "template": sql.Identifier(template_database)}
-        connection.execute(sql.SQL(CREATE).format(**names))
-        yield urlsplit(postgres.url)._replace(path=f"/{name}").geturl()
-        connection.execute(sql.SQL(DROP).format(**names))
+    with fresh_database() as url:
+        yield url
 
 
 @asynccontextmanager
@@ -325,13 +345,25 @@ async def test_an_import_that_was_killed_goes_on(
     database_url: str, other_database_url: str, nats_url: str, tmp_path: Path, after: int
 ) -> None:
     log = long_log(tmp_path)
-    process = await started(database_url, nats_url, tmp_path, log)
-    async with asyncio.timeout(WAIT_SECONDS):
-        while head(database_url) < after:
-            await asyncio.sleep(POLL_SECONDS)
-    process.send_signal(signal.SIGKILL)
-    assert await process.wait() == -signal.SIGKILL
+    with closed(database_url, after) as is_there:
+        process = await started(database_url, nats_url, tmp_path, log)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not is_there():
+                await asyncio.sleep(POLL_SECONDS)
+        process.send_signal(signal.SIGKILL)
+        assert await process.wait() == -signal.SIGKILL
     await assert_goes_on_as_if_nothing_had_happened(database_url, other_database_url, log)
+
+
+@contextmanager
+def closed(url: str, after: int) -> Iterator[Callable[[], bool]]:
+    """Nobody comes past this position; tells whether somebody is there. However long we are held
+    up ourselves, an import is under way then."""
+    values = {"lock": sql.Literal(LOCK), "position": sql.Literal(after + 1)}
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL(GATE).format(**values))
+        connection.execute(CLOSE, (LOCK,))
+        yield lambda: connection.execute(WAITING).fetchall() != [(0,)]
 
 
 async def assert_goes_on_as_if_nothing_had_happened(url: str, other_url: str, log: Path) -> None:

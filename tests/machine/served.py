@@ -20,7 +20,7 @@ from tests.machine.model import TIME
 PROCESSES = 2
 TIMEOUT_SECONDS = 20.0
 MAX_READS_AT_ONCE = 16
-ENDED_SECONDS = 5.0  # the second that it may take is for test_sessions to check
+ENDED_SECONDS = 60.0  # the second that it may take is for test_sessions to check
 ENDED_POLL_SECONDS = 0.01
 TIMES = (
     "created_at",

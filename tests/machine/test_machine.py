@@ -540,7 +540,7 @@ def ordered(answer: Any) -> Any:
     return sorted(map(ordered, answer), key=repr) if isinstance(answer, list) else answer
 
 
-@pytest.mark.timeout(120 + 15 * EXAMPLES)
+@pytest.mark.timeout(300 + 30 * EXAMPLES)
 def test_api_read_models_rebuilds_and_a_plain_messenger_agree(
     fresh_database: Callable[[], AbstractContextManager[str]],
     nats_server: Nats,

@@ -64,6 +64,9 @@ FreshDatabase = Callable[[], AbstractContextManager[str]]
 # Each is some 1 s of work.
 EXAMPLES = max(5, hypothesis_settings().max_examples // 5)
 SMALL_BATCH = 7
+COMMAND_SECONDS = 150.0
+
+pytestmark = pytest.mark.timeout(300)
 
 # Imports with small batches, and is killed when a step is about to be taken for the nth time.
 WRITTEN = """
@@ -277,7 +280,7 @@ async def killed(at: Settings, path: Path, point: str, time: int) -> None:
         stdout=PIPE,
         stderr=PIPE,
     )
-    _, said = await asyncio.wait_for(process.communicate(), 60)
+    _, said = await asyncio.wait_for(process.communicate(), COMMAND_SECONDS)
     assert process.returncode == -signal.SIGKILL, said.decode()
 
 
@@ -286,7 +289,7 @@ async def messenger(at: Settings, *arguments: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "api.cli", *arguments), env=environ(at), stdout=PIPE, stderr=PIPE
     )
-    said, error = await asyncio.wait_for(process.communicate(), 60)
+    said, error = await asyncio.wait_for(process.communicate(), COMMAND_SECONDS)
     assert process.returncode == 0, error.decode()
     return said.decode()
 
@@ -460,7 +463,7 @@ async def test_a_field_that_was_tampered_with_stops_the_export(
 # ------------------------------------------------------------------------- any history
 
 
-@pytest.mark.timeout(60 + 10 * EXAMPLES)
+@pytest.mark.timeout(240 + 10 * EXAMPLES)
 @hypothesis_settings(max_examples=EXAMPLES)
 @given(
     history=st.lists(sent, min_size=5, max_size=40),
@@ -679,7 +682,7 @@ def forged(bodies: list[dict[str, Any]], forgery: Forgery) -> list[dict[str, Any
 
 
 @pytest.mark.fuzz
-@pytest.mark.timeout(60 + 10 * EXAMPLES)
+@pytest.mark.timeout(240 + 10 * EXAMPLES)
 @hypothesis_settings(max_examples=3 * EXAMPLES)
 @given(some=st.lists(forgeries, min_size=1, max_size=2))
 def test_a_forged_file_never_crashes_the_import_and_never_leaves_half_an_event(

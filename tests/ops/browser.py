@@ -12,14 +12,24 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright
+from playwright.async_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    async_playwright,
+    expect,
+)
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # As root and in a container there is neither a sandbox nor much shared memory.
 ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu")
-WAIT_MS = 20_000
+WAIT_MS = 40_000
 WIDE = (1280, 900)
 PHONE = (375, 812)
+
+# Whatever is expected of a page: 5 s else.
+expect.set_options(timeout=WAIT_MS)
 
 # Before any script of the page: what its policy stops is told here alone.
 TELL_VIOLATIONS = """

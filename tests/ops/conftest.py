@@ -4,11 +4,21 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from api.ops import page
+from infra import overview
 from tests.api.fixtures import api
 from tests.api.served import Api, serving
-from tests.ops.operators import TOKEN
+from tests.ops.operators import TOKEN, WAIT_SECONDS
 
 __all__ = ["api", "ops"]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is busy with other things is not away. Tests of impatience say so."""
+    monkeypatch.setattr(page, "PATIENCE_SECONDS", WAIT_SECONDS)
+    monkeypatch.setattr(overview, "BUS_TIMEOUT_SECONDS", WAIT_SECONDS)
+    monkeypatch.setattr(overview, "DATABASE_TIMEOUT_SECONDS", WAIT_SECONDS)
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ MESSAGES = "messages"
 WIDTH = "document.documentElement.scrollWidth"
 BIG = 9_876_543_210
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
@@ -125,7 +127,7 @@ async def _fits_a_phone_whatever_it_shows(page: Page) -> None:
     await expect(page.locator("#head")).to_have_text(f"{BIG:,}", timeout=WAIT_MS)
     await picture(page, "phone-dark-big")
     assert await page.evaluate(WIDTH) <= PHONE[0]
-    await page.unroute("**/ops/state")
+    await page.unroute_all(behavior="wait")
 
 
 async def _shows_the_head(seen: Watched, ann: Person, chat_id: str) -> None:

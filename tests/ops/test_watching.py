@@ -26,6 +26,8 @@ from tests.ops.operators import STOP_SECONDS, TOLD_SECONDS, database_away
 
 COMMAND = (sys.executable, "-m", "api.cli", "status")
 
+pytestmark = pytest.mark.timeout(300)
+
 
 async def ran(database_url: str, nats_url: str, *arguments: str) -> tuple[int | None, str, str]:
     """Its exit code, and what it said on stdout and stderr."""
@@ -95,11 +97,11 @@ async def test_on_a_pipe_it_goes_on_while_postgresql_is_away(
         watching(database_url, nats_url) as plain,
     ):
         assert json.loads(await line_with(as_json, '"position":1'))["database"]["is_up"]
-        assert " log 1 0.0/s relay 1 behind" in await line_with(plain, "/s")
+        await line_with(plain, " log 1 0.0/s relay 1 behind")
         async with database_away(postgres.url, database_url):
             away = json.loads(await line_with(as_json, '"is_up":false'))
             assert away["problems"][0].startswith("PostgreSQL does not answer")
-            assert "PostgreSQL does not answer" in await line_with(plain, "does not answer")
+            await line_with(plain, "PostgreSQL does not answer")
         await line_with(as_json, '"is_up":true')
         await line_with(plain, " log 1 ")
         assert await ended_by(as_json, signal.SIGINT) == (0, "")
