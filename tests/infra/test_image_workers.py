@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import PIL.Image
 import psutil
 import pytest
@@ -17,12 +18,13 @@ from infra.errors import ImageBroken, ImageTooLarge, Unavailable
 from infra.images import pool
 from infra.images.jobs import MEGABYTE, Limits
 from infra.images.pool import prolong
+from infra.metrics import ImageMetrics
 from infra.priority import LAST
 from tests.infra.machines import niceness_of_session
 from tests.infra.pictures import encoded, quarters
 from tests.infra.rendering import Made, Studio, is_worker, studio, workers
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.005
 SMALL = encoded(quarters(64, 48), "JPEG")
 LARGE = encoded(PIL.Image.effect_noise((2_000, 1_000), 60), "JPEG")
@@ -61,10 +63,14 @@ async def is_right(work: Studio) -> bool:
 
 
 @asynccontextmanager
-async def stopped_at_work(work: Studio) -> AsyncIterator[tuple[psutil.Process, asyncio.Task[Made]]]:
+async def stopped_at_work(
+    work: Studio, hangs_after_seconds: float = Limits().wall_seconds
+) -> AsyncIterator[tuple[psutil.Process, asyncio.Task[Made]]]:
     """A worker that was given an image and does not get to it."""
     assert await is_right(work)
     (worker,) = workers()
+    (idle,) = work.images._idle
+    idle._limits = msgspec.structs.replace(idle._limits, wall_seconds=hangs_after_seconds)
     worker.suspend()
     task = asyncio.create_task(work.make(SMALL))
     await asyncio.sleep(POLL_SECONDS * 10)
@@ -118,19 +124,22 @@ async def test_a_worker_killed_while_idle_is_not_missed(tmp_path: Path) -> None:
         assert await is_right(work)
 
 
-async def test_workers_that_are_always_killed_are_given_up(tmp_path: Path) -> None:
-    async def kill_all() -> None:
-        while True:
-            for worker in workers():
-                worker.kill()
-            await asyncio.sleep(POLL_SECONDS)
+async def test_workers_that_are_always_killed_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = pool._Worker.start
+
+    async def killed(limits: Limits, metrics: ImageMetrics) -> pool._Worker:
+        """Before it is given anything: one that is looked for may be done already."""
+        worker = await start(limits, metrics)
+        os.kill(worker._process.pid, signal.SIGKILL)
+        return worker
 
     async with studio(tmp_path) as work:
-        killer = asyncio.create_task(kill_all())
-        with pytest.raises(Unavailable, match="end before"):
-            await work.make(SMALL)
-        killer.cancel()
-        await asyncio.wait([killer])
+        with monkeypatch.context() as killing:
+            killing.setattr(pool._Worker, "start", killed)
+            with pytest.raises(Unavailable, match="end before"):
+                await work.make(SMALL)
         assert await is_right(work)
 
 
@@ -148,8 +157,8 @@ async def test_an_image_that_crashes_its_worker_is_broken(
 
 
 async def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
-    async with studio(tmp_path, limits=Limits(wall_seconds=5.0)) as work:
-        async with stopped_at_work(work) as (worker, task):
+    async with studio(tmp_path) as work:
+        async with stopped_at_work(work, hangs_after_seconds=0.5) as (worker, task):
             with pytest.raises(Unavailable, match="in time"):
                 await task
             assert not worker.is_running()
@@ -166,7 +175,7 @@ async def test_a_worker_makes_way_when_asked_and_is_done_though_nobody_ends_aski
             work.images.make_way(asked_first)
             making = asyncio.create_task(work.make(LARGE))
             if not asked_first:
-                await asyncio.sleep(POLL_SECONDS * 10)
+                await eventually(lambda: bool(work.images._busy))
                 work.images.make_way(True)
             await eventually(lambda: worker.status() == psutil.STATUS_STOPPED)
             assert (await making).image.width == 2_000

@@ -19,10 +19,10 @@ from api.cli import messenger
 from infra import migrate
 from infra.errors import Stopped, Unavailable
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 100.0
 POLL_SECONDS = 0.02
 HELD_SECONDS = 0.5
-IMPATIENT_MS = 500
+IMPATIENT_MS = 20_000  # they would wait for ever
 MIGRATE = (sys.executable, "-m", "api.cli", "migrate")
 
 SCRIPTS = ScriptDirectory(str(migrate.DIRECTORY))

@@ -486,13 +486,15 @@ async def test_what_a_killed_one_left_in_the_middle_of_a_statement_ends_soon(
 async def test_two_at_once_take_turns(
     database_url: str, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuild, "TURN_TIMEOUT_MS", 100)
     users = BY_NAME["users"]
     async with keyring(database_url) as keys:
         quiet: Any = {"url": database_url, "keyring": keys, "progress": lambda *_: None}
         async with replay.built(users, **quiet):
-            with pytest.raises(Unavailable, match="another process is at work in rebuild_users"):
-                await replay.replay(users, **quiet)
+            with monkeypatch.context() as patch:
+                patch.setattr(rebuild, "TURN_TIMEOUT_MS", 100)
+                message = "another process is at work in rebuild_users"
+                with pytest.raises(Unavailable, match=message):
+                    await replay.replay(users, **quiet)
             await replay.replay(BY_NAME["chats"], **quiet)
         await replay.replay(users, **quiet)
 
