@@ -82,6 +82,23 @@ async def stopped_at_work(
         await asyncio.wait([task])
 
 
+async def standing(work: Studio, *, is_asked: bool) -> asyncio.Task[Made]:
+    """An image over which the worker was seen to stand still. Who is held up misses it, and looks
+    at the next one."""
+    (worker,) = workers()
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            work.images.make_way(is_asked)
+            making = asyncio.create_task(work.make(LARGE))
+            while not making.done():
+                if worker.status() == psutil.STATUS_STOPPED:
+                    return making
+                await asyncio.sleep(POLL_SECONDS)
+                if work.images._busy and not is_asked:
+                    work.images.make_way(True)
+            await making
+
+
 async def test_workers_start_with_the_first_image_and_end_with_the_pool(tmp_path: Path) -> None:
     async with studio(tmp_path, workers=2) as work:
         assert workers() == []
@@ -94,7 +111,7 @@ async def test_a_worker_is_nice_and_knows_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MESSENGER_SECRET", "do not tell")
-    async with studio(tmp_path) as work:
+    async with studio(tmp_path, pool.WORKER) as work:
         assert await is_right(work)
         (worker,) = workers()
         assert worker.nice() == LAST
@@ -171,13 +188,8 @@ async def test_a_worker_makes_way_when_asked_and_is_done_though_nobody_ends_aski
     async with studio(tmp_path) as work:
         assert await is_right(work)
         (worker,) = workers()
-        for asked_first in (True, False):
-            work.images.make_way(asked_first)
-            making = asyncio.create_task(work.make(LARGE))
-            if not asked_first:
-                await eventually(lambda: bool(work.images._busy))
-                work.images.make_way(True)
-            await eventually(lambda: worker.status() == psutil.STATUS_STOPPED)
+        for is_asked_first in (True, False):
+            making = await standing(work, is_asked=is_asked_first)
             assert (await making).image.width == 2_000
             assert worker.status() != psutil.STATUS_STOPPED
             work.images.make_way(False)
@@ -199,17 +211,15 @@ async def test_no_worker_makes_way_while_an_image_has_waited_for_long(
             stood += [worker.status()] * (worker.status() == psutil.STATUS_STOPPED)
             await asyncio.sleep(POLL_SECONDS)
         assert stood == []
-        await eventually(lambda: worker.status() == psutil.STATUS_STOPPED)
         assert [(await one).image.width for one in making] == [2_000] * 3
+        await (await standing(work, is_asked=True))
 
 
 async def test_a_worker_killed_while_it_makes_way_is_replaced(tmp_path: Path) -> None:
     async with studio(tmp_path) as work:
         assert await is_right(work)
         (worker,) = workers()
-        work.images.make_way(True)
-        making = asyncio.create_task(work.make(LARGE))
-        await eventually(lambda: worker.status() == psutil.STATUS_STOPPED)
+        making = await standing(work, is_asked=True)
         worker.kill()
         assert (await making).image.width == 2_000
 
