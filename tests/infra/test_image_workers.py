@@ -24,6 +24,7 @@ from tests.infra.machines import niceness_of_session
 from tests.infra.pictures import encoded, quarters
 from tests.infra.rendering import Made, Studio, is_worker, studio, workers
 
+ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.005
 SMALL = encoded(quarters(64, 48), "JPEG")
@@ -118,6 +119,7 @@ async def test_a_worker_is_nice_and_knows_no_secret(
         assert os.sched_getscheduler(worker.pid) == os.SCHED_IDLE
         assert niceness_of_session(worker.pid) in (None, LAST)
         assert not [name for name in worker.environ() if name.startswith("MESSENGER")]
+        assert worker.environ()["PYTHONPATH"] == str(ROOT), "it is of the code that we are of"
         limit = worker.rlimit(psutil.RLIMIT_AS)
         assert limit == (Limits().memory_bytes, Limits().memory_bytes)
 

@@ -197,6 +197,7 @@ def test_nobody_queues_for_long_behind_a_migration_that_waits(
     migrate.upgrade(empty_database_url, "0005")
     monkeypatch.setattr(migrate, "LOCK_TIMEOUT_MS", 100)
     monkeypatch.setattr(migrate, "LOCK_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(migrate, "LOCK_ATTEMPTS_MAX", 1_000)
     db.execute("SELECT set_config('lock_timeout', %s, false)", (str(IMPATIENT_MS),))
     with ThreadPoolExecutor(1) as threads:
         with psycopg.connect(empty_database_url) as reader:
