@@ -84,6 +84,14 @@ async def machines(database_url: str) -> AsyncIterator[list[Machine]]:
         yield machines
 
 
+@pytest.fixture
+def keys_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For long: else, where it took a while to get there, those at once wait for a look at the keys
+    and come one by one."""
+    monkeypatch.setattr(keyring, "LOOK_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(keyring, "LEASE_SECONDS", PATIENCE_SECONDS)
+
+
 async def outcomes(work: Iterable[Awaitable[Done]]) -> list[Done | Refusal]:
     """What came of each; anything but a refusal is raised."""
     found = await asyncio.gather(*work, return_exceptions=True)
@@ -263,6 +271,7 @@ async def test_a_taken_name_is_refused_until_it_is_given_up(machine: Machine) ->
     await machine.run(UpdateGroup(chat_id=other, slug="OTHERS"), ben)
 
 
+@pytest.mark.usefixtures("keys_looked_after")
 async def test_many_commands_at_once_share_batches(machine: Machine) -> None:
     anna, ben = await machine.people(2)
     chat_id = await machine.group(anna, ben)
@@ -283,12 +292,8 @@ async def test_a_refused_command_costs_its_neighbours_nothing(machine: Machine) 
     assert refusals(found) == {NotFound: 20}
 
 
-async def test_too_much_at_once_is_refused_as_unavailable(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Else, where the first took long, the others wait for a look at the keys and come one by one.
-    monkeypatch.setattr(keyring, "LOOK_SECONDS", PATIENCE_SECONDS)
-    monkeypatch.setattr(keyring, "LEASE_SECONDS", PATIENCE_SECONDS)
+@pytest.mark.usefixtures("keys_looked_after")
+async def test_too_much_at_once_is_refused_as_unavailable(database_url: str) -> None:
     async with running(database_url) as machine:
         anna, ben = await machine.people(2)
         chat_id = await machine.group(anna, ben)

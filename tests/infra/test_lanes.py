@@ -43,8 +43,11 @@ async def written(machine: Machine) -> list[MessageId]:
 
 
 async def test_what_is_sent_together_is_written_in_its_order_by_few_batches(
-    machine: Machine,
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # However long it takes to get there, none of them has to wait for a look at the keys.
+    monkeypatch.setattr(keyring, "LOOK_SECONDS", WAIT_SECONDS)
+    monkeypatch.setattr(keyring, "LEASE_SECONDS", WAIT_SECONDS)
     anna, ben = await machine.people(2)
     chat_id = await machine.group(anna, ben)
     await send(machine, chat_id, anna, Lane())  # it has the keys and the chat's state now
