@@ -74,6 +74,7 @@ POOL_SIZE = 8
 READERS = 4
 SWAPS = 6
 EXIT_SECONDS = 60.0
+SWAP_TABLES_SECONDS = 2 * replay.SWAP_TABLES_TIMEOUT_MS / 1_000
 
 COUNT_SENT = """
     SELECT count(*) AS count
@@ -342,11 +343,13 @@ async def test_a_reader_that_stays_is_not_broken_and_the_swap_comes_through(
 ) -> None:
     async with projecting(database_url, nats_url):
         await projected(database_url)
-        async with connected(database_url) as reader:
+        async with connected(database_url) as reader, connected(database_url) as looking:
             await reader.execute("BEGIN")
             await reader.execute(COUNT_SENT)
             swapping = asyncio.create_task(replayed(database_url, BY_NAME["messages"]))
-            await asyncio.sleep(1.0)
+            for _ in range(3):
+                await until(partial(_is_waited_for, looking, "messages"), "the swap waits")
+                await asyncio.sleep(SWAP_TABLES_SECONDS)
             assert not swapping.done()
             await reader.execute(COUNT_SENT)
             await reader.execute("COMMIT")
