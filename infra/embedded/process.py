@@ -11,7 +11,6 @@ Children must be spawned from a thread that lives as long as they should: the ma
 import asyncio
 import contextlib
 import os
-import random
 import secrets
 import signal
 import socket
@@ -317,10 +316,11 @@ def free_port() -> int:
     """A free TCP port below those that the kernel hands to outgoing connections.
 
     From that range, a client that retries a server while it is down would sooner or later be
-    given the server's own port, connect to itself, and keep the server from coming back.
+    given the server's own port, connect to itself, and keep the server from coming back. Chance
+    that nobody seeds picks it: processes with one seed would go for the same ports.
     """
     for _ in range(PORT_ATTEMPTS_MAX):
-        port = random.randrange(PORT_MIN, _ephemeral_port_min())
+        port = PORT_MIN + secrets.randbelow(_ephemeral_port_min() - PORT_MIN)
         if _is_free(port):
             return port
     raise StartError(f"no free TCP port was found on {LOOPBACK}")

@@ -47,7 +47,7 @@ PATIENT_SECONDS = 5.0
 JOBS_PER_WORKER = 500
 
 WORKER = "infra.images.worker"
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ENVIRON = {
     "PYTHONPATH": str(ROOT),
     # Else glibc learns from large pictures to keep them: 190 MB of an idle worker, not 30.

@@ -30,7 +30,7 @@ from tests.infra.machines import SECRET
 
 WAIT_SECONDS = 60.0  # nothing is judged by it: the machine may be busy with other things
 POLL_SECONDS = 0.02
-COPY_PAGE_SECONDS = 5.0
+COPY_PAGE_SECONDS = WAIT_SECONDS
 POOL_SIZE = 2
 ALL_TYPES = [event.type for event in domain.EVENTS]
 # What is expected to go wrong is part of the tests; it need not fill their output.
@@ -112,10 +112,17 @@ async def projecting(
 async def until(
     holds: Callable[[], Awaitable[bool]], what: str, seconds: float = WAIT_SECONDS
 ) -> None:
-    """Waits for what comes about by itself."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not await holds():
-        assert asyncio.get_running_loop().time() < deadline, f"not within {seconds:g} s: {what}"
+    """Waits for what comes about by itself; a server that does not answer just now is asked
+    again."""
+    deadline, why = asyncio.get_running_loop().time() + seconds, ""
+    while True:
+        try:
+            if await holds():
+                return
+        except Unavailable as error:
+            why = f" ({error})"
+        late = asyncio.get_running_loop().time() >= deadline
+        assert not late, f"not within {seconds:g} s: {what}{why}"
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -127,10 +134,7 @@ async def copied(
 
         async def holds() -> bool:
             at = await event_log.head(connection)
-            try:
-                last = await bus.last_sequence(stream_name(at.epoch))
-            except Unavailable:
-                return False
+            last = await bus.last_sequence(stream_name(at.epoch))
             return last == (at.position if head is None else head)
 
         await until(holds, "JetStream ends where the log does", seconds)

@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import psutil
 
 from domain.attachment import SIZES, Size
+from infra.images import pool
 from infra.images.pool import WORKER, Image, Images
 from tests.infra.pictures import PLAIN_PARTS, SECRET, Picture, opened, parts
+
+HASTY = "tests.infra.hasty_worker"
 
 
 class Made(NamedTuple):
@@ -51,9 +55,10 @@ def _files(directory: Path, image: Image, sizes: Sequence[Size]) -> dict[Size, b
 
 
 @asynccontextmanager
-async def studio(directory: Path, **options: Any) -> AsyncIterator[Studio]:
-    async with Images(**{"workers": 1, **options}) as images:
-        yield Studio(images, directory)
+async def studio(directory: Path, worker: str = HASTY, **options: Any) -> AsyncIterator[Studio]:
+    with patch.object(pool, "WORKER", worker):
+        async with Images(**{"workers": 1, **options}) as images:
+            yield Studio(images, directory)
 
 
 def workers() -> list[psutil.Process]:
@@ -63,7 +68,8 @@ def workers() -> list[psutil.Process]:
 
 def is_worker(process: psutil.Process) -> bool:
     try:
-        return WORKER in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+        is_one = not {WORKER, HASTY}.isdisjoint(process.cmdline())
+        return is_one and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -2,6 +2,7 @@
 is cut off, and finds everything in it as it was then."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, LiteralString
@@ -16,11 +17,17 @@ OPEN = "ALTER DATABASE {} ALLOW_CONNECTIONS true"
 COPY = "CREATE DATABASE {} TEMPLATE {}"
 DROP: LiteralString = "DROP DATABASE IF EXISTS {} WITH (FORCE)"
 
+# Not an autovacuum that happens to be there: only a superuser may end that.
 END_SESSIONS = """
     SELECT pg_terminate_backend(pid, 5000)
     FROM pg_stat_activity
-    WHERE datname = %s
+    WHERE datname = %s AND usename = current_user
 """
+
+# An autovacuum refuses the drop, and who was just signing in the copy, until they are gone.
+IN_THE_WAY = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectInUse)
+WAIT_SECONDS = 60.0
+POLL_SECONDS = 0.1
 
 
 class Restores:
@@ -46,10 +53,22 @@ class Restores:
     def _run(self, *statements: tuple[LiteralString, *tuple[str, ...]]) -> None:
         with psycopg.connect(self._server_url, autocommit=True) as connection:
             for statement, *names in statements:
-                if statement == COPY:
-                    connection.execute(END_SESSIONS, (names[1],))
-                identifiers: list[Any] = [sql.Identifier(name) for name in names]
-                connection.execute(sql.SQL(statement).format(*identifiers))
+                _execute(connection, statement, *names)
+
+
+def _execute(connection: psycopg.Connection[Any], statement: LiteralString, *names: str) -> None:
+    identifiers: list[Any] = [sql.Identifier(name) for name in names]
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            if statement == COPY:
+                connection.execute(END_SESSIONS, (names[1],))
+            connection.execute(sql.SQL(statement).format(*identifiers))
+            return
+        except IN_THE_WAY:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 @contextmanager

@@ -236,6 +236,7 @@ async def test_the_sweep_finishes_what_was_only_begun_and_leaves_the_rest_alone(
         await here.machine.group(ann, ben)
         await here.machine.run(DeleteAccount(password=PASSWORD), ann)
         await here.delete(cid)
+        monkeypatch.setattr("infra.erasure.YOUNG_SECONDS", 600.0)
         assert await here.erasure.sweep() == 0, "it is young"
         monkeypatch.setattr("infra.erasure.YOUNG_SECONDS", 0.0)
         assert await here.erasure.sweep() == 1

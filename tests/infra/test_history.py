@@ -42,7 +42,7 @@ from tests.infra.restores import Restores, restores
 from tests.infra.test_replay import command, replayed
 from tests.stream import client as streams
 
-STOP_SECONDS = 15.0
+STOP_SECONDS = 60.0
 NOBODY = "nats://127.0.0.1:9"
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import PIL.Image
 import psutil
 import pytest
@@ -17,12 +18,14 @@ from infra.errors import ImageBroken, ImageTooLarge, Unavailable
 from infra.images import pool
 from infra.images.jobs import MEGABYTE, Limits
 from infra.images.pool import prolong
+from infra.metrics import ImageMetrics
 from infra.priority import LAST
 from tests.infra.machines import niceness_of_session
 from tests.infra.pictures import encoded, quarters
 from tests.infra.rendering import Made, Studio, is_worker, studio, workers
 
-WAIT_SECONDS = 20.0
+ROOT = Path(__file__).parents[2]
+WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.005
 SMALL = encoded(quarters(64, 48), "JPEG")
 LARGE = encoded(PIL.Image.effect_noise((2_000, 1_000), 60), "JPEG")
@@ -61,10 +64,14 @@ async def is_right(work: Studio) -> bool:
 
 
 @asynccontextmanager
-async def stopped_at_work(work: Studio) -> AsyncIterator[tuple[psutil.Process, asyncio.Task[Made]]]:
+async def stopped_at_work(
+    work: Studio, hangs_after_seconds: float = Limits().wall_seconds
+) -> AsyncIterator[tuple[psutil.Process, asyncio.Task[Made]]]:
     """A worker that was given an image and does not get to it."""
     assert await is_right(work)
     (worker,) = workers()
+    (idle,) = work.images._idle
+    idle._limits = msgspec.structs.replace(idle._limits, wall_seconds=hangs_after_seconds)
     worker.suspend()
     task = asyncio.create_task(work.make(SMALL))
     await asyncio.sleep(POLL_SECONDS * 10)
@@ -74,6 +81,23 @@ async def stopped_at_work(work: Studio) -> AsyncIterator[tuple[psutil.Process, a
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def standing(work: Studio, *, is_asked: bool) -> asyncio.Task[Made]:
+    """An image over which the worker was seen to stand still. Who is held up misses it, and looks
+    at the next one."""
+    (worker,) = workers()
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            work.images.make_way(is_asked)
+            making = asyncio.create_task(work.make(LARGE))
+            while not making.done():
+                if worker.status() == psutil.STATUS_STOPPED:
+                    return making
+                await asyncio.sleep(POLL_SECONDS)
+                if work.images._busy and not is_asked:
+                    work.images.make_way(True)
+            await making
 
 
 async def test_workers_start_with_the_first_image_and_end_with_the_pool(tmp_path: Path) -> None:
@@ -88,13 +112,14 @@ async def test_a_worker_is_nice_and_knows_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MESSENGER_SECRET", "do not tell")
-    async with studio(tmp_path) as work:
+    async with studio(tmp_path, pool.WORKER) as work:
         assert await is_right(work)
         (worker,) = workers()
         assert worker.nice() == LAST
         assert os.sched_getscheduler(worker.pid) == os.SCHED_IDLE
         assert niceness_of_session(worker.pid) in (None, LAST)
         assert not [name for name in worker.environ() if name.startswith("MESSENGER")]
+        assert worker.environ()["PYTHONPATH"] == str(ROOT), "it is of the code that we are of"
         limit = worker.rlimit(psutil.RLIMIT_AS)
         assert limit == (Limits().memory_bytes, Limits().memory_bytes)
 
@@ -118,19 +143,22 @@ async def test_a_worker_killed_while_idle_is_not_missed(tmp_path: Path) -> None:
         assert await is_right(work)
 
 
-async def test_workers_that_are_always_killed_are_given_up(tmp_path: Path) -> None:
-    async def kill_all() -> None:
-        while True:
-            for worker in workers():
-                worker.kill()
-            await asyncio.sleep(POLL_SECONDS)
+async def test_workers_that_are_always_killed_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = pool._Worker.start
+
+    async def killed(limits: Limits, metrics: ImageMetrics) -> pool._Worker:
+        """Before it is given anything: one that is looked for may be done already."""
+        worker = await start(limits, metrics)
+        os.kill(worker._process.pid, signal.SIGKILL)
+        return worker
 
     async with studio(tmp_path) as work:
-        killer = asyncio.create_task(kill_all())
-        with pytest.raises(Unavailable, match="end before"):
-            await work.make(SMALL)
-        killer.cancel()
-        await asyncio.wait([killer])
+        with monkeypatch.context() as killing:
+            killing.setattr(pool._Worker, "start", killed)
+            with pytest.raises(Unavailable, match="end before"):
+                await work.make(SMALL)
         assert await is_right(work)
 
 
@@ -148,8 +176,8 @@ async def test_an_image_that_crashes_its_worker_is_broken(
 
 
 async def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
-    async with studio(tmp_path, limits=Limits(wall_seconds=5.0)) as work:
-        async with stopped_at_work(work) as (worker, task):
+    async with studio(tmp_path) as work:
+        async with stopped_at_work(work, hangs_after_seconds=0.5) as (worker, task):
             with pytest.raises(Unavailable, match="in time"):
                 await task
             assert not worker.is_running()
@@ -162,13 +190,8 @@ async def test_a_worker_makes_way_when_asked_and_is_done_though_nobody_ends_aski
     async with studio(tmp_path) as work:
         assert await is_right(work)
         (worker,) = workers()
-        for asked_first in (True, False):
-            work.images.make_way(asked_first)
-            making = asyncio.create_task(work.make(LARGE))
-            if not asked_first:
-                await asyncio.sleep(POLL_SECONDS * 10)
-                work.images.make_way(True)
-            await eventually(lambda: worker.status() == psutil.STATUS_STOPPED)
+        for is_asked_first in (True, False):
+            making = await standing(work, is_asked=is_asked_first)
             assert (await making).image.width == 2_000
             assert worker.status() != psutil.STATUS_STOPPED
             work.images.make_way(False)
@@ -190,17 +213,15 @@ async def test_no_worker_makes_way_while_an_image_has_waited_for_long(
             stood += [worker.status()] * (worker.status() == psutil.STATUS_STOPPED)
             await asyncio.sleep(POLL_SECONDS)
         assert stood == []
-        await eventually(lambda: worker.status() == psutil.STATUS_STOPPED)
         assert [(await one).image.width for one in making] == [2_000] * 3
+        await (await standing(work, is_asked=True))
 
 
 async def test_a_worker_killed_while_it_makes_way_is_replaced(tmp_path: Path) -> None:
     async with studio(tmp_path) as work:
         assert await is_right(work)
         (worker,) = workers()
-        work.images.make_way(True)
-        making = asyncio.create_task(work.make(LARGE))
-        await eventually(lambda: worker.status() == psutil.STATUS_STOPPED)
+        making = await standing(work, is_asked=True)
         worker.kill()
         assert (await making).image.width == 2_000
 

@@ -19,10 +19,10 @@ from api.cli import messenger
 from infra import migrate
 from infra.errors import Stopped, Unavailable
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 100.0
 POLL_SECONDS = 0.02
 HELD_SECONDS = 0.5
-IMPATIENT_MS = 500
+IMPATIENT_MS = 20_000  # they would wait for ever
 MIGRATE = (sys.executable, "-m", "api.cli", "migrate")
 
 SCRIPTS = ScriptDirectory(str(migrate.DIRECTORY))
@@ -197,6 +197,7 @@ def test_nobody_queues_for_long_behind_a_migration_that_waits(
     migrate.upgrade(empty_database_url, "0005")
     monkeypatch.setattr(migrate, "LOCK_TIMEOUT_MS", 100)
     monkeypatch.setattr(migrate, "LOCK_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(migrate, "LOCK_ATTEMPTS_MAX", 1_000)
     db.execute("SELECT set_config('lock_timeout', %s, false)", (str(IMPATIENT_MS),))
     with ThreadPoolExecutor(1) as threads:
         with psycopg.connect(empty_database_url) as reader:

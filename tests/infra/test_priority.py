@@ -21,7 +21,7 @@ for thread in threading.enumerate():
 session = niceness_of_session(os.getpid())
 print(os.nice(0), *([] if session is None else [session]))
 """
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
 
 
 def told(*, before: int, is_own_session: bool) -> tuple[int, int | None]:

@@ -54,7 +54,7 @@ STREAM = stream_name(1)
 KILLS = 4
 # Work goes on all the time, and what there is of it in the end is checked whole.
 BETWEEN_SECONDS = 0.1
-STOP_SECONDS = 10.0
+STOP_SECONDS = 60.0
 ROOT = Path(__file__).parents[2]
 
 END_PROJECTORS = """

@@ -74,6 +74,7 @@ POOL_SIZE = 8
 READERS = 4
 SWAPS = 6
 EXIT_SECONDS = 60.0
+SWAP_TABLES_SECONDS = 2 * replay.SWAP_TABLES_TIMEOUT_MS / 1_000
 
 COUNT_SENT = """
     SELECT count(*) AS count
@@ -342,11 +343,13 @@ async def test_a_reader_that_stays_is_not_broken_and_the_swap_comes_through(
 ) -> None:
     async with projecting(database_url, nats_url):
         await projected(database_url)
-        async with connected(database_url) as reader:
+        async with connected(database_url) as reader, connected(database_url) as looking:
             await reader.execute("BEGIN")
             await reader.execute(COUNT_SENT)
             swapping = asyncio.create_task(replayed(database_url, BY_NAME["messages"]))
-            await asyncio.sleep(1.0)
+            for _ in range(3):
+                await until(partial(_is_waited_for, looking, "messages"), "the swap waits")
+                await asyncio.sleep(SWAP_TABLES_SECONDS)
             assert not swapping.done()
             await reader.execute(COUNT_SENT)
             await reader.execute("COMMIT")
@@ -486,13 +489,15 @@ async def test_what_a_killed_one_left_in_the_middle_of_a_statement_ends_soon(
 async def test_two_at_once_take_turns(
     database_url: str, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuild, "TURN_TIMEOUT_MS", 100)
     users = BY_NAME["users"]
     async with keyring(database_url) as keys:
         quiet: Any = {"url": database_url, "keyring": keys, "progress": lambda *_: None}
         async with replay.built(users, **quiet):
-            with pytest.raises(Unavailable, match="another process is at work in rebuild_users"):
-                await replay.replay(users, **quiet)
+            with monkeypatch.context() as patch:
+                patch.setattr(rebuild, "TURN_TIMEOUT_MS", 100)
+                message = "another process is at work in rebuild_users"
+                with pytest.raises(Unavailable, match=message):
+                    await replay.replay(users, **quiet)
             await replay.replay(BY_NAME["chats"], **quiet)
         await replay.replay(users, **quiet)
 

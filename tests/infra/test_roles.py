@@ -37,7 +37,7 @@ from tests.stream.client import connected
 ROLES = Path(__file__).parents[2] / "infra" / "production" / "roles.sql"
 SECRET_TEXT = "0c7f3e9a1d5b86420c7f3e9a1d5b8642"
 API_PASSWORD = "5e1f7c3a9b8d2460"
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 60.0
 
 SIGN_INS = (
     f"CREATE ROLE messenger_api_1 LOGIN PASSWORD '{API_PASSWORD}' IN ROLE messenger_api",

