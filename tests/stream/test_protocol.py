@@ -537,8 +537,7 @@ async def test_one_user_has_a_number_of_sockets_and_others_theirs(
     async with serving(database_url, nats_url, stream_sockets_of_user=2) as api:
         ann, bob = await api.person("ann"), await api.person("bob")
         async with (
-            connected(api.url, token(ann)) as one,
-            connected(api.url, token(ann)) as two,
+            started(api, ann, ann) as [one, two],
             connected(api.url, token(ann)) as three,
             connected(api.url, token(bob)) as other,
         ):
