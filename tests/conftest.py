@@ -47,6 +47,9 @@ settings.load_profile(
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES_MIN = 4 * 1024**3
 
+# Nothing is judged by it: the machine may be busy with other things.
+NATS_SECONDS = 60
+
 # These share what is made once for all of them, and go to one worker.
 TOGETHER = ("tests/acceptance/",)
 # Begun first, so that no worker is left with one of them at the end. The longest leads.
@@ -215,8 +218,8 @@ def _name(url: str) -> str:
 
 
 async def _delete_streams(url: str) -> None:
-    client = await nats.connect(url)
-    streams = client.jetstream()
+    client = await nats.connect(url, connect_timeout=NATS_SECONDS)
+    streams = client.jetstream(timeout=NATS_SECONDS)
     for stream in await streams.streams_info():
         await streams.delete_stream(stream.config.name or "")
     await client.close()

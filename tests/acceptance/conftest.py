@@ -18,7 +18,7 @@ from tests.faults.test_up import Running
 from tests.infra.machines import SECRET_TEXT
 
 CROWD = 308
-VERIFY_SECONDS = 60.0
+VERIFY_SECONDS = 90.0
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def messenger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Messenger]:
     directory: Path = tmp_path_factory.mktemp("messenger")
     up = Running(
         directory, "--port", "0", "--workers", "2", ENV="test", BCRYPT_ROUNDS="4",
-        RATE_LIMITS="off", SECRET=SECRET_TEXT,
+        RATE_LIMITS="off", SECRET=SECRET_TEXT, READ_WAIT_SECONDS="30",
     )  # fmt: skip
     try:
         with connected(up.until_ready()) as messenger:

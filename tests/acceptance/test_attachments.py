@@ -11,9 +11,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.acceptance.client import Json, Messenger, Person, new_id, picture
+from tests.acceptance.client import TIMEOUT_SECONDS, Json, Messenger, Person, new_id, picture
 
-GONE_SECONDS = 20.0
+GONE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 LARGE = picture("PNG", (1_200, 900))
 KINDS = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
@@ -38,8 +38,12 @@ ROWS = """
 """
 
 
+def fetched(url: str, method: str = "GET") -> httpx.Response:
+    return httpx.request(method, url, timeout=TIMEOUT_SECONDS)
+
+
 def got(url: str) -> tuple[str, Image.Image]:
-    response = httpx.get(url)
+    response = fetched(url)
     assert response.status_code == 200, response.text
     return response.headers["content-type"], Image.open(io.BytesIO(response.content))
 
@@ -55,7 +59,7 @@ def until_gone(*urls: str) -> None:
 
 def status_of(url: str) -> int:
     """Without the body: that of an object that goes meanwhile breaks off."""
-    with httpx.stream("GET", url) as response:
+    with httpx.stream("GET", url, timeout=TIMEOUT_SECONDS) as response:
         return response.status_code
 
 
@@ -96,7 +100,7 @@ def test_an_image_is_uploaded_sent_and_seen(friends: tuple[Person, Person, str],
     for url, size in zip(addresses(attachment), sizes, strict=True):
         content_type, image = got(url)
         assert (content_type, image.format, image.size) == (KINDS[kind], kind, size)
-    assert len(httpx.get(attachment["url"]).content) == attachment["file_size"]
+    assert len(fetched(attachment["url"]).content) == attachment["file_size"]
 
 
 def test_the_images_are_shown_wherever_the_message_is(
@@ -126,7 +130,7 @@ def test_storage_keys_name_chat_message_and_size(
     assert [row["storage_key"], row["thumbnail_key"]] == keys
     store = f"{messenger.run['s3_endpoint']}/messenger"
     assert [row["url"], row["thumbnail_url"]] == [f"{store}/{key}" for key in keys]
-    assert httpx.get(row["url"]).status_code in (400, 403), "the plain address opens nothing"
+    assert fetched(row["url"]).status_code in (400, 403), "the plain address opens nothing"
 
 
 def test_addresses_are_signed_for_an_hour_at_each_read(
@@ -159,10 +163,10 @@ def test_an_altered_address_is_refused_by_the_store(friends: tuple[Person, Perso
         urlsplit(other)._replace(query=urlsplit(one).query).geturl(),
         urlsplit(one)._replace(query="").geturl(),
     ):
-        assert httpx.get(altered).status_code in (400, 403), altered
-    assert httpx.get(one).status_code == 200
+        assert fetched(altered).status_code in (400, 403), altered
+    assert fetched(one).status_code == 200
     for method in ("PUT", "DELETE"):
-        assert httpx.request(method, one).status_code in (400, 403), method
+        assert fetched(one, method).status_code in (400, 403), method
 
 
 def test_nobody_outside_the_chat_gets_an_address(

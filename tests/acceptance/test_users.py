@@ -4,7 +4,6 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-import httpx
 import pytest
 
 from tests.acceptance.client import PASSWORD, Messenger, Person, new_id
@@ -64,7 +63,7 @@ async def test_a_password_hash_takes_12_rounds(messenger: Messenger) -> None:
     rounds |= {"s3_access_key": "nobody", "s3_secret_key": SECRET_TEXT}
     async with (
         process.running(run["database_url"], run["nats_url"], **rounds) as api,
-        httpx.AsyncClient(base_url=api.url) as client,
+        process.asking(api.url) as client,
     ):
         body = {"username": f"u{user_id[:8]}", "password": PASSWORD, "user_id": user_id}
         response = await client.post("/v1/commands/register-user", json=body)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -23,8 +24,13 @@ from tests.infra.machines import SECRET_TEXT
 PASSWORD = "correct horse"
 # Nobody listens there: what needs no object store does not miss it.
 NO_STORE = "http://127.0.0.1:1"
-TIMEOUT_SECONDS = 20.0
+# Nothing is judged by these: the machine may be busy with other things.
+TIMEOUT_SECONDS = 60.0
+READ_WAIT_SECONDS = 30
 START_POLL_SECONDS = 0.01
+REFUSED_POLL_SECONDS = 0.02
+# Until every API process knows that a session has ended (contract.md, section 3).
+ENDED_WITHIN_SECONDS = 1.0
 
 Json = dict[str, Any]
 
@@ -113,6 +119,19 @@ def problem(response: httpx.Response, status: int, code: str) -> Json:
     return body
 
 
+async def refused_within(
+    client: httpx.AsyncClient, path: str, headers: dict[str, str], seconds: float
+) -> None:
+    """From so many seconds on whoever asks is refused, however long the answer then takes."""
+    deadline = time.monotonic() + seconds
+    asked_at = time.monotonic()
+    while (response := await client.get(path, headers=headers)).status_code == 200:
+        assert asked_at < deadline, "the session still works"
+        await asyncio.sleep(REFUSED_POLL_SECONDS)
+        asked_at = time.monotonic()
+    problem(response, 401, "unauthenticated")
+
+
 def settings(database_url: str, nats_url: str, **changed: Any) -> Settings:
     environ = {
         "MESSENGER_ENV": "test",
@@ -122,6 +141,7 @@ def settings(database_url: str, nats_url: str, **changed: Any) -> Settings:
         "MESSENGER_S3_ENDPOINT": NO_STORE,
         "MESSENGER_S3_ACCESS_KEY": "access",
         "MESSENGER_S3_SECRET_KEY": "secret",
+        "MESSENGER_READ_WAIT_SECONDS": str(READ_WAIT_SECONDS),
         "MESSENGER_LOG_LEVEL": "error",
     }
     loaded = load(environ, Path("/nowhere"))

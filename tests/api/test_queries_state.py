@@ -8,7 +8,7 @@ from api.queries import state
 from projections import PROJECTIONS
 from tests.api.conversations import befriend, direct, group, say
 from tests.api.served import Person, good, problem, serving
-from tests.infra.daemons import projecting
+from tests.infra.daemons import projected, projecting
 
 People = tuple[Person, Person, Person]
 
@@ -71,16 +71,19 @@ async def test_a_state_waits_until_all_read_models_agree_on_what_concerns_the_ca
             ann, bob, eve = [await api.person(name) for name in ("ann", "bob", "eve")]
             chat_id = await group(ann, bob)
             position = await befriend(ann, eve)
+            await projected(database_url)
             for person in (ann, bob, eve):
                 await person.see("/v1/state", position)
         async with projecting(database_url, nats_url, most):
             [sent] = await say(ann, chat_id, "hi")
+            await projected(database_url, [one.name for one in most])
             await ann.see(f"/v1/messages/{sent['message_id']}", sent["position"])
             for person in (ann, bob):
                 problem(await person.look("/v1/state"), 503, "read-model-behind")
             # What is said in a chat that she is not in makes no difference to her.
             assert (await eve.see("/v1/state"))["position"] == position
         async with projecting(database_url, nats_url, rest):
+            await projected(database_url)
             shown = await bob.see("/v1/state", sent["position"])
     assert shown["unread"]["messages"] == shown["chats"][0]["unread_count"] == 1
 

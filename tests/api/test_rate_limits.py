@@ -1,4 +1,4 @@
-"""Rate limits as clients meet them; the times are short, so that a test can wait for them."""
+"""Rate limits as clients meet them; a clock that tests move says when something comes back."""
 
 import asyncio
 import re
@@ -17,11 +17,12 @@ from infra import settings as infra_settings
 from infra.rate_limits import MAX_KEYS
 from infra.settings import load
 from tests.api import process
-from tests.api.served import PASSWORD, Api, Json, bearer, good, problem, serving
+from tests.api.served import PASSWORD, TIMEOUT_SECONDS, Api, Json, bearer, good, problem, serving
 
 EXEMPT = ("/health/live", "/health/ready", "/metrics", "/schema/openapi.json", "/schema")
 HUGE = 1_000_000
 NEVER = 0.001  # a second: as long as a test takes, nothing comes back
+NANOSECONDS = 1_000_000_000
 
 DEFAULTS = {
     "rate_limit_user_per_second": 50,
@@ -38,6 +39,17 @@ def limited(database_url: str, nats_url: str, **limits: float) -> AbstractAsyncC
     wide = dict.fromkeys(DEFAULTS, HUGE)
     named = {f"rate_limit_{name}": value for name, value in limits.items()}
     return serving(database_url, nats_url, **(wide | named))
+
+
+class Clock:
+    """The limits' own, which stands still until it is moved."""
+
+    def __init__(self, api: Api) -> None:
+        self._now_ns = NANOSECONDS
+        api.parts.rate_limits._now_ns = lambda: self._now_ns
+
+    def move(self, seconds: float) -> None:
+        self._now_ns += round(seconds * NANOSECONDS)
 
 
 def told(response: httpx.Response) -> tuple[int, ...]:
@@ -73,15 +85,18 @@ async def test_a_user_over_the_limit_is_refused_and_told_when_to_come_back(
     database_url: str, nats_url: str
 ) -> None:
     async with limited(database_url, nats_url, user_burst=3, user_per_second=0.5) as api:
+        clock = Clock(api)
         ann = await api.person("ann")
         answers = [await ann.client.get("/v1/sessions") for _ in range(3)]
         assert [told(answer)[:2] for answer in answers] == [(3, 2), (3, 1), (3, 0)]
         assert [told(answer)[2] for answer in answers] == [2, 4, 6]
         seconds = refused(await ann.client.get("/v1/sessions"), "user")
         assert seconds == 2
-        await asyncio.sleep(seconds)
+        clock.move(seconds - 0.001)
+        assert refused(await ann.client.get("/v1/sessions"), "user") == 1
+        clock.move(0.001)
         good(await ann.client.get("/v1/sessions"))
-        assert await refusals(api) == {"address": 0, "user": 1, "password": 0}
+        assert await refusals(api) == {"address": 0, "user": 2, "password": 0}
 
 
 async def test_sessions_of_a_user_share_their_limit_and_other_users_have_their_own(
@@ -141,11 +156,12 @@ async def test_a_batch_that_waits_as_long_as_it_is_told_is_taken(
     database_url: str, nats_url: str
 ) -> None:
     async with limited(database_url, nats_url, user_burst=5, user_per_second=2) as api:
+        clock = Clock(api)
         ann = await api.person("ann")
         good(await ann.client.post("/v1/commands", json=nothings(4)))
         seconds = refused(await ann.client.post("/v1/commands", json=nothings(5)), "user")
         assert seconds == 3
-        await asyncio.sleep(seconds)
+        clock.move(seconds)
         good(await ann.client.post("/v1/commands", json=nothings(5)))
 
 
@@ -244,7 +260,7 @@ async def test_a_refused_user_is_answered_before_the_body_is_there(
 
 async def first_line(url: str, request: str) -> str:
     host, _, port = url.removeprefix("http://").partition(":")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(request.encode())
         line = await reader.readline()
@@ -286,7 +302,7 @@ async def test_a_real_process_has_the_stated_defaults_and_takes_settings(
     settings = {"rate_limit_user_burst": "500", "rate_limit_user_per_second": "0.001"}
     async with (
         process.running(database_url, nats_url, **settings) as api,
-        httpx.AsyncClient(base_url=api.url) as client,
+        process.asking(api.url) as client,
     ):
         response = await client.post("/v1/commands/register-user", json=registration("ann"))
         assert told(response)[:2] == (1_000, 999)
@@ -306,7 +322,7 @@ async def test_a_real_process_with_rate_limits_off_tells_and_refuses_nothing(
     settings = {"rate_limits": "off", "rate_limit_address_burst": "500"}
     async with (
         process.running(database_url, nats_url, **settings) as api,
-        httpx.AsyncClient(base_url=api.url) as client,
+        process.asking(api.url) as client,
     ):
         for _ in range(2):
             response = await client.post("/v1/commands", json=nothings(500))

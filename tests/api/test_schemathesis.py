@@ -42,7 +42,7 @@ async def test_the_api_does_what_its_document_says(
     async with (
         projecting(database_url, nats_url),
         process.running(database_url, nats_url, rate_limits="off", **store) as api,
-        httpx.AsyncClient(base_url=api.url) as client,
+        process.asking(api.url) as client,
     ):
         session = await _populate(client, tmp_path)
         authorization = f"Authorization: {bearer(session)['Authorization']}"

@@ -1,7 +1,6 @@
 """Search: what is found, by whom, what is shown of it, and paging through all of it."""
 
 import asyncio
-import time
 from typing import Any
 from uuid import uuid4
 
@@ -343,14 +342,12 @@ async def test_a_search_that_takes_too_long_ends_and_nothing_stays_behind(
     chat_id = await group(ann, bob)
     [sent] = await say(ann, chat_id, "plum")
     assert await found(bob, "plum", sent["position"]) == ["plum"]
-    slow = search.MATCHES.replace("FROM message_search", "FROM pg_sleep(20), message_search")
+    slow = search.MATCHES.replace("FROM message_search", "FROM pg_sleep(600), message_search")
     assert slow != search.MATCHES
     with monkeypatch.context() as patch:
         patch.setattr(search, "MATCHES", slow)
         patch.setattr(search, "TIMEOUT_SECONDS", 0.2)
-        began = time.monotonic()
         answers = await asyncio.gather(*(bob.look(SEARCH, q="plum") for _ in range(12)))
-        assert time.monotonic() - began < 5
     for answer in answers:
         refused = problem(answer, 503, "unavailable")
         assert "took more than 0.2 s" in refused["detail"]
@@ -371,12 +368,10 @@ async def test_a_search_that_can_not_move_stops_neither_sends_nor_other_read_mod
     async with connected(url) as connection:
         async with connection.transaction():
             await connection.execute("LOCK TABLE message_search IN SHARE MODE")
-            began = time.monotonic()
             [*_, last] = await say(ann, chat_id, "plum", "plum")
             page = await bob.see(f"/v1/chats/{chat_id}/messages", last["position"])
             unread = await bob.see("/v1/unread", last["position"])
-            # A query that had waited for the search would not answer before the lock goes.
-            assert time.monotonic() - began < whole_api.parts.settings.read_wait_seconds
+            # A query that waited for the search would be told that it is behind: the lock stands.
             assert len(page["items"]) == unread["messages"] == 3
             # What is there can be searched; what is not there yet is waited for, not made up.
             assert await found(bob, "plum") == ["plum"]

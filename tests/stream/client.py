@@ -13,7 +13,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0  # nothing is judged by it: the machine may be busy with other things
 MAX_BYTES = 16 * 1024 * 1024
 
 Json = dict[str, Any]
@@ -126,6 +126,7 @@ async def connected(url: str, token: str | None, **options: Any) -> AsyncIterato
         max_size=MAX_BYTES,
         compression=None,
         ping_interval=None,
+        open_timeout=WAIT_SECONDS,
         close_timeout=2,
         **options,
     ) as connection:

@@ -9,7 +9,7 @@ from itertools import cycle
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 60.0
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10

