@@ -46,7 +46,7 @@ from infra.appender import Append, Appender, ClaimRow, EventRow, KeyRow, Outcome
 from infra.codec import KeyMissing
 from infra.database import DOWN, Pool, first_line
 from infra.errors import Unavailable
-from infra.keyring import Blinding, KeyId, Keyring, Secret
+from infra.keyring import Blinding, Expired, KeyId, Keyring, Secret
 from infra.lanes import Lane
 from infra.passwords import Passwords
 from infra.standing import UnderWay
@@ -55,6 +55,7 @@ from infra.tracing import Tracer
 MAX_CACHED_STREAMS = 50_000
 MAX_ATTEMPTS = 64
 MAX_LOADS_PER_DECISION = 16
+MAX_SEALINGS = 8
 ANONYMOUS = "anonymous"
 # Scopes whose values are personal: they are known by a keyed hash.
 BLIND_SCOPES = ("username",)
@@ -309,8 +310,13 @@ class Executor:
         for event in events:
             if event.founds_keys:
                 await self.create_keys([event.user_id])  # type: ignore[attr-defined]
-        await self._keyring.load(codec.key_ids(events))
-        return [codec.encode(event, self._keyring) for event in events]
+        for _ in range(MAX_SEALINGS):
+            await self._keyring.load(codec.key_ids(events))
+            try:
+                return [codec.encode(event, self._keyring) for event in events]
+            except Expired:
+                continue  # many came at once, or the process was held up in between
+        raise Unavailable("this process is too busy")
 
     async def create_keys(self, user_ids: Iterable[UserId]) -> None:
         """For many users to come at once; `seal` makes those that are still missing."""

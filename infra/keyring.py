@@ -200,6 +200,10 @@ class Secret:
             ) from None
 
 
+class Expired(Unavailable):
+    """A key was at hand for too long to be used: load it again."""
+
+
 class Keyring:
     """A bounded cache of users' ciphers. `load` what you need, then `cipher` is at hand."""
 
@@ -213,11 +217,11 @@ class Keyring:
         self._last_erased: int | None = None
 
     def cipher(self, key_id: KeyId) -> AESGCM | None:
-        """None if the key is destroyed, or was not loaded. Raises Unavailable if that can't be
-        told any more."""
+        """None if the key is destroyed, or was not loaded. Raises Expired if that can't be told any
+        more."""
         cipher = self._ciphers.get(key_id)
         if cipher is not None and monotonic() - self._looked_at > LEASE_SECONDS:
-            raise Unavailable("too long since it was seen which keys are erased")
+            raise Expired("too long since it was seen which keys are erased")
         return cipher
 
     def listen(self, listener: Callable[[KeyId], None]) -> None:

@@ -7,7 +7,9 @@ cache of states, and knows of the others only by the database.
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterable
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -42,6 +44,7 @@ from infra import clock, database, keyring
 from infra import executor as executing
 from infra.errors import Unavailable
 from infra.executor import Done, KeyReused, Request
+from infra.keyring import KeyId, Keyring
 from tests.commands.history import History
 from tests.infra.machines import (
     PASSWORD,
@@ -114,6 +117,26 @@ def send(chat_id: ChatId, content: str = "hello", **fields: Any) -> SendMessage:
 
 
 # One process
+
+
+@pytest.mark.parametrize(("holds", "ends"), [(1, 4), (executing.MAX_SEALINGS, 3)])
+async def test_who_is_held_up_with_a_key_at_hand_loads_it_again_before_anything_is_refused(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, holds: int, ends: int
+) -> None:
+    anna, ben = await machine.people(2)
+    chat_id = await machine.group(anna, ben)
+    load, held = Keyring.load, count(1)
+
+    async def held_up(keys: Keyring, key_ids: Iterable[KeyId]) -> None:
+        await load(keys, key_ids)
+        if next(held) <= holds:
+            keys._looked_at -= keyring.LEASE_SECONDS
+
+    monkeypatch.setattr(Keyring, "load", held_up)
+    with nullcontext() if ends == 4 else pytest.raises(Unavailable, match="too busy"):
+        await machine.run(send(chat_id), anna)
+    monkeypatch.undo()
+    assert await machine.executor.head() == ends
 
 
 async def test_a_command_answers_its_last_position(machine: Machine) -> None:
