@@ -29,8 +29,6 @@ VULNERABILITY = {
 }
 RUN_SECONDS = 120.0
 
-pytestmark = pytest.mark.timeout(300)
-
 
 class Feed(BaseHTTPRequestHandler):
     """Answers as OSV does, of one vulnerable package."""

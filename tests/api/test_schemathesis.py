@@ -20,7 +20,7 @@ from tests.api.served import PASSWORD, Json, bearer, good, stored_in
 from tests.infra.daemons import projecting, until
 
 MAX_EXAMPLES = 10
-RUN_SECONDS = 200.0
+RUN_SECONDS = 400.0
 PROGRAM = Path(sys.executable).with_name("st")
 BASE = (
     "run",

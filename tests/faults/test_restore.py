@@ -33,8 +33,6 @@ README = Path(__file__).parents[2] / "README.md"
 STOP_SECONDS = 90.0
 SERVED = {"rate_limits": "off"}
 
-pytestmark = pytest.mark.timeout(300)
-
 ARCHIVING = """
 archive_mode = on
 archive_command = 'cp %p {archive}/%f'

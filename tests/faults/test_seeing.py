@@ -27,7 +27,6 @@ from tests.infra.collector import Collector, Span, collecting
 
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc"),
-    pytest.mark.timeout(300),
 ]
 
 ROOT = Path(__file__).parents[2]

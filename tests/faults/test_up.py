@@ -24,7 +24,6 @@ from infra.embedded.process import free_port
 pytestmark = [
     pytest.mark.skipif(find_spec("api.cli") is None, reason="there is no command line yet"),
     pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc"),
-    pytest.mark.timeout(300),
 ]
 
 READY_TIMEOUT_SECONDS = 60.0

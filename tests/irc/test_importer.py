@@ -47,8 +47,6 @@ WAIT_SECONDS = 120.0
 POLL_SECONDS = 0.01
 LOCK = 4711
 
-pytestmark = pytest.mark.timeout(300)
-
 SENT = """
     SELECT data ->> 'chat_id', data ->> 'sender_id', count(*)
     FROM event_log

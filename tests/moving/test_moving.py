@@ -66,8 +66,6 @@ EXAMPLES = max(5, hypothesis_settings().max_examples // 5)
 SMALL_BATCH = 7
 COMMAND_SECONDS = 150.0
 
-pytestmark = pytest.mark.timeout(300)
-
 # Imports with small batches, and is killed when a step is about to be taken for the nth time.
 WRITTEN = """
     SELECT

@@ -43,8 +43,6 @@ from tests.moving.houses import (
 FreshDatabase = Callable[[], AbstractContextManager[str]]
 Bodies = list[dict[str, Any]]
 
-pytestmark = pytest.mark.timeout(300)
-
 CONTENTS = ("one", "poison", "three", "poison", "five", "poison")
 # The last so many events come into the new house one by one, its daemons being up to date.
 ONE_BY_ONE = 5

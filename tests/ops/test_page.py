@@ -31,8 +31,6 @@ MESSAGES = "messages"
 WIDTH = "document.documentElement.scrollWidth"
 BIG = 9_876_543_210
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:

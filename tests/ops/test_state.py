@@ -34,8 +34,6 @@ from tests.ops.operators import (
 ROLES = ("api", "relay", "maintain")
 ONE, OTHER = "1@here", "2@here"
 
-pytestmark = pytest.mark.timeout(300)
-
 
 async def test_positions_and_lags_are_those_of_the_log(
     ops: Api, database_url: str, nats_url: str

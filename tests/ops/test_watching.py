@@ -26,8 +26,6 @@ from tests.ops.operators import STOP_SECONDS, TOLD_SECONDS, database_away
 
 COMMAND = (sys.executable, "-m", "api.cli", "status")
 
-pytestmark = pytest.mark.timeout(300)
-
 
 async def ran(database_url: str, nats_url: str, *arguments: str) -> tuple[int | None, str, str]:
     """Its exit code, and what it said on stdout and stderr."""

@@ -408,7 +408,7 @@ class Histories(RuleBasedStateMachine):
         assert agreed.head == max(done.position for done in self.acknowledged)
 
 
-@pytest.mark.timeout(120 + 10 * EXAMPLES)
+@pytest.mark.timeout(300 + 10 * EXAMPLES)
 def test_log_copy_and_read_models_agree_after_any_history(
     fresh_database: Callable[[], AbstractContextManager[str]],
     nats_server: Nats,

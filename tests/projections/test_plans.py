@@ -53,7 +53,7 @@ from tests.commands.history import (
 )
 from tests.domain.test_invariants import after, steps
 
-pytestmark = pytest.mark.timeout(120 + settings().max_examples)
+pytestmark = pytest.mark.timeout(300 + settings().max_examples)
 
 EMPTY = "TRUNCATE {}, projection_checkpoints".format(
     ", ".join(

@@ -111,7 +111,6 @@ async def test_a_chat_is_found_by_whom_it_is_with_and_those_elsewhere_are_counte
         assert await a.ends() == 0
 
 
-@pytest.mark.timeout(300)  # five processes start one after the other
 async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
     database_url: str, nats_url: str, tmp_path: Path
 ) -> None:

@@ -491,7 +491,7 @@ async def holds(world: World, steps: list[Step]) -> int:
     return history.checks
 
 
-@pytest.mark.timeout(120 + 30 * EXAMPLES)
+@pytest.mark.timeout(300 + 30 * EXAMPLES)
 def test_a_state_and_the_events_after_it_are_the_fresh_state(
     database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
