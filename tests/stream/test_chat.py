@@ -24,7 +24,7 @@ from tests.infra.daemons import projected, projecting
 from tests.stream.chatting import WAIT_SECONDS, Chatting, bad_line, chatting
 
 NEW_EPOCH = "UPDATE log_head SET epoch = epoch + 1"
-LIFE_SECONDS = 1
+LIFE_SECONDS = 3
 WHO_ASKED = 100
 WHO_SECONDS = 0.1
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
