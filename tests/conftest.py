@@ -10,7 +10,6 @@ HYPOTHESIS_PROFILE names.
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -30,6 +29,7 @@ from infra import migrate
 from infra.embedded import nats as embedded_nats
 from infra.embedded import postgres as embedded_postgres
 from infra.embedded import s3 as embedded_s3
+from tests.databases import until_free
 
 # A test that uses a database makes it once for all its examples: they must not meet in it.
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -70,11 +70,6 @@ LONG = (
 
 CREATE_DATABASE: LiteralString = "CREATE DATABASE {name} TEMPLATE {template}"
 DROP_DATABASE: LiteralString = "DROP DATABASE {name} WITH (FORCE)"
-# PostgreSQL itself waits for 5 s for who is connected; FORCE may not end an autovacuum or a
-# superuser's last moments there.
-BUSY = (psycopg.errors.ObjectInUse, psycopg.errors.InsufficientPrivilege)
-FREE_SECONDS = 60.0
-FREE_POLL_SECONDS = 0.1
 
 
 class Shares(LoadScopeScheduling):
@@ -194,23 +189,9 @@ def _database(server_url: str, *, template: str) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
     with psycopg.connect(server_url, autocommit=True) as connection:
         names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
-        _until_free(connection, sql.SQL(CREATE_DATABASE).format(**names))
+        until_free(connection, sql.SQL(CREATE_DATABASE).format(**names))
         yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
-        _until_free(connection, sql.SQL(DROP_DATABASE).format(**names))
-
-
-def _until_free(connection: psycopg.Connection[Any], statement: sql.Composed) -> None:
-    """Once nobody is connected who keeps it from being done."""
-    deadline = time.monotonic() + FREE_SECONDS
-    while True:
-        try:
-            connection.execute(statement)
-        except BUSY:
-            if time.monotonic() > deadline:
-                raise
-        else:
-            return
-        time.sleep(FREE_POLL_SECONDS)
+        until_free(connection, sql.SQL(DROP_DATABASE).format(**names))
 
 
 def _name(url: str) -> str:

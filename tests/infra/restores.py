@@ -2,15 +2,16 @@
 is cut off, and finds everything in it as it was then."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, LiteralString
+from typing import LiteralString
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
 from psycopg import sql
+
+from tests.databases import until_free
 
 CLOSE = "ALTER DATABASE {} ALLOW_CONNECTIONS false"
 OPEN = "ALTER DATABASE {} ALLOW_CONNECTIONS true"
@@ -21,13 +22,8 @@ DROP: LiteralString = "DROP DATABASE IF EXISTS {} WITH (FORCE)"
 END_SESSIONS = """
     SELECT pg_terminate_backend(pid, 5000)
     FROM pg_stat_activity
-    WHERE datname = %s AND usename = current_user
+    WHERE datname = {} AND usename = current_user
 """
-
-# An autovacuum refuses the drop, and who was just signing in the copy, until they are gone.
-IN_THE_WAY = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectInUse)
-WAIT_SECONDS = 60.0
-POLL_SECONDS = 0.1
 
 
 class Restores:
@@ -45,30 +41,20 @@ class Restores:
         await asyncio.to_thread(self._copy, self._kept, self._name)
 
     def drop(self) -> None:
-        self._run((DROP, self._kept))
+        with psycopg.connect(self._server_url, autocommit=True) as connection:
+            until_free(connection, _composed(DROP, self._kept))
 
     def _copy(self, source: str, target: str) -> None:
-        self._run((CLOSE, source), (DROP, target), (COPY, target, source), (OPEN, source))
-
-    def _run(self, *statements: tuple[LiteralString, *tuple[str, ...]]) -> None:
         with psycopg.connect(self._server_url, autocommit=True) as connection:
-            for statement, *names in statements:
-                _execute(connection, statement, *names)
+            until_free(connection, _composed(CLOSE, source))
+            until_free(connection, _composed(DROP, target))
+            ends = sql.SQL(END_SESSIONS).format(source)
+            until_free(connection, ends, _composed(COPY, target, source))
+            until_free(connection, _composed(OPEN, source))
 
 
-def _execute(connection: psycopg.Connection[Any], statement: LiteralString, *names: str) -> None:
-    identifiers: list[Any] = [sql.Identifier(name) for name in names]
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            if statement == COPY:
-                connection.execute(END_SESSIONS, (names[1],))
-            connection.execute(sql.SQL(statement).format(*identifiers))
-            return
-        except IN_THE_WAY:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(POLL_SECONDS)
+def _composed(statement: LiteralString, *names: str) -> sql.Composed:
+    return sql.SQL(statement).format(*(sql.Identifier(name) for name in names))
 
 
 @contextmanager
