@@ -89,8 +89,9 @@ async def test_who_is_blocked_sees_the_blocker_offline_wherever_they_are_shown(
     async def views(viewer: Person) -> list[Json]:
         named = await viewer.see("/v1/users", blocked["position"], prefix="ann")
         found: list[Json] = named["items"]
-        found.append(await viewer.see(f"/v1/users/{ann.user_id}"))
-        members = (await viewer.see(f"/v1/chats/{group_id}/participants"))["items"]
+        found.append(await viewer.see(f"/v1/users/{ann.user_id}", blocked["position"]))
+        participants = f"/v1/chats/{group_id}/participants"
+        members = (await viewer.see(participants, blocked["position"]))["items"]
         return found + [item["user"] for item in members if item["user"]["id"] == ann.user_id]
 
     for shown in await views(eve):
