@@ -39,6 +39,7 @@ from domain.refusals import (
     UsernameTaken,
     WrongPassword,
 )
+from infra.errors import LogError
 from infra.executor import Done, KeyReused, Request
 from infra.lanes import Lane
 from infra.login_limits import TooManyFailures
@@ -216,7 +217,8 @@ class _BatchRun:
         except Exception as error:  # noqa: BLE001 - one command's failure is not the batch's
             refusal = problems.refusal_of(error, self._inbound.request_id, self._parts.logger)
             self._parts.metrics.problem(refusal.code)
-            if isinstance(refusal, ServiceUnavailable):
+            # What can't be read concerns this one alone.
+            if isinstance(refusal, ServiceUnavailable) and not isinstance(error, LogError):
                 self._gone = refusal
             return _problem(refusal)
 

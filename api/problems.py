@@ -192,16 +192,17 @@ REFUSALS: tuple[type[Refusal], ...] = (
 
 def refusal_of(error: Exception, request_id: str, logger: Logger) -> Refusal:
     """What the caller is told; the log is told what the caller is not."""
+    if isinstance(error, LogError):
+        logger.error("log_unreadable", request_id=request_id, reason=str(error))
     known = _known(error)
-    if known is not None and not isinstance(error, LogError):
+    if known is not None:
         return known
     logger.error(
         "internal_error",
         request_id=request_id,
         traceback=traceback_of(error),
     )
-    told = f"something went wrong; the log has it under Request-Id {request_id}"
-    return known or Internal(told)
+    return Internal(f"something went wrong; the log has it under Request-Id {request_id}")
 
 
 def code_of(error: Exception) -> str:

@@ -100,7 +100,7 @@ async def _what_waits(parts: Parts) -> list[str]:
     try:
         async with asyncio.timeout(BUS_TIMEOUT_SECONDS), parts.pool.connection() as connection:
             if await history.is_half_imported(connection):
-                waits.append("nothing can be written: the import into this log is not finished")
+                waits.append(history.HALF_IMPORT)
             await history.check_copy(parts.bus, connection)
     except Stopped as stopped:
         waits.append(str(stopped))

@@ -3,11 +3,12 @@
 It leaves its groups and contacts; its keys are destroyed, and nobody uses them any more; copies
 of read models that no projector keeps forget it; its sessions end. Every step may be repeated,
 and two processes may do it at once. The sessions come last, so that a client whose request broke
-can repeat it; what a crash left undone, any process's sweep finishes.
+can repeat it; what a crash left undone, any process's sweep finishes. A group or contact that
+this code can't read is left by a sweep of code that can: what is personal does not wait for it.
 """
 
 import asyncio
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import psycopg
 
@@ -18,7 +19,7 @@ from domain.user import AccountDeleted
 from infra import codec, copies
 from infra.database import DOWN, Pool, first_line
 from infra.ending import end
-from infra.errors import MessengerError, Unavailable
+from infra.errors import LogError, MessengerError, Unavailable
 from infra.executor import Executor, Request
 from infra.keyring import LEASE_SECONDS, Keyring
 from infra.logs import Logger
@@ -84,6 +85,13 @@ SWEPT = """
 """
 
 
+class _Settled(NamedTuple):
+    """What it took, up to its last event's position; and why it is not all, if so."""
+
+    position: int
+    unread: LogError | None
+
+
 class Erasure:
     """`async with` sweeps."""
 
@@ -107,16 +115,20 @@ class Erasure:
 
     async def finish(self, user_id: UserId) -> int:
         """The position of the last event that it took. Raises Unavailable."""
+        return (await self._settled(user_id)).position
+
+    async def _settled(self, user_id: UserId) -> _Settled:
         try:
             return await self._finish(user_id)
         except DOWN as error:
             raise Unavailable(f"the database does not answer: {first_line(error)}") from error
 
-    async def _finish(self, user_id: UserId) -> int:
+    async def _finish(self, user_id: UserId) -> _Settled:
         deletion = await self._deletion(user_id)
-        position = deletion.position
+        position, unread = deletion.position, None
         for scope in ("membership", "contact"):
-            position = max(position, await self._settle(user_id, scope))
+            settled = await self._settle(user_id, scope)
+            position, unread = max(position, settled.position), unread or settled.unread
         purposes: list[KeyPurpose] = ["profile"]
         if isinstance(deletion.event, AccountDeleted) and deletion.event.erase_messages:
             purposes.append("content")
@@ -125,9 +137,10 @@ class Erasure:
         async with self._pool.connection() as connection:
             await copies.forget(connection, deletion)
         await self._sessions.end_all(user_id)
-        async with self._pool.connection() as connection:
-            await connection.execute(FINISH, (user_id,))
-        return position
+        if unread is None:
+            async with self._pool.connection() as connection:
+                await connection.execute(FINISH, (user_id,))
+        return _Settled(position, unread)
 
     async def _deletion(self, user_id: UserId) -> Recorded:
         async with self._pool.connection() as connection:
@@ -136,20 +149,32 @@ class Erasure:
         position, at, type_name, version, data = row
         return Recorded(position, at, codec.decode(type_name, version, data))
 
-    async def _settle(self, user_id: UserId, scope: str) -> int:
-        """The last event's position, 0 if there was nothing to settle."""
-        position, after = 0, f"{user_id}/"
+    async def _settle(self, user_id: UserId, scope: str) -> _Settled:
+        """Position 0 if there was nothing to settle."""
+        position, unread, after = 0, None, f"{user_id}/"
         while values := await self._claims(user_id, scope, after):
-            ids = [value.partition("/")[2] for value in values]
-            settle = SettleDeletion(
-                chat_ids=[ChatId(one) for one in ids] if scope == "membership" else [],
-                contact_ids=[UserId(one) for one in ids] if scope == "contact" else [],
-            )
-            position = (await self._executor.execute(Request(settle, user_id))).position
-            async with self._pool.connection() as connection:
-                await connection.execute(DROP_CLAIMS, (scope, values))
+            try:
+                position = await self._leave(user_id, scope, values)
+            except LogError:
+                for value in values:
+                    try:
+                        position = await self._leave(user_id, scope, [value])
+                    except LogError as error:
+                        unread = error
             after = values[-1]
-        return position
+        return _Settled(position, unread)
+
+    async def _leave(self, user_id: UserId, scope: str, values: list[str]) -> int:
+        """The last event's position. Raises LogError where this code can't read all of them."""
+        ids = [value.partition("/")[2] for value in values]
+        settle = SettleDeletion(
+            chat_ids=[ChatId(one) for one in ids] if scope == "membership" else [],
+            contact_ids=[UserId(one) for one in ids] if scope == "contact" else [],
+        )
+        done = await self._executor.execute(Request(settle, user_id))
+        async with self._pool.connection() as connection:
+            await connection.execute(DROP_CLAIMS, (scope, values))
+        return done.position
 
     async def _claims(self, user_id: UserId, scope: str, after: str) -> list[str]:
         arguments = {
@@ -189,7 +214,9 @@ class Erasure:
     async def _finish_late(self, user_id: UserId) -> bool:
         """One that can't be finished now costs no other."""
         try:
-            await self.finish(user_id)
+            settled = await self._settled(user_id)
+            if settled.unread is not None:
+                raise settled.unread
         except (MessengerError, psycopg.Error) as error:
             self._logger.warning("deletion_unfinished", user=user_id, reason=first_line(error))
             return False

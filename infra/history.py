@@ -63,6 +63,8 @@ LOOK = """
     LEFT JOIN event_log AS known ON known.position = %s
 """
 
+HALF_IMPORT = "nothing can be written: the import into this log is not finished"
+
 HALF_IMPORTED = """
     SELECT begun_at
     FROM imports

@@ -60,7 +60,12 @@ LOG = """
                 FROM gateway_users AS c
                 LIMIT %(most)s
             ) AS connected
-        ) AS people
+        ) AS people,
+        EXISTS (
+            SELECT
+            FROM imports AS i
+            WHERE i.finished_at IS NULL
+        ) AS is_half_imported
     FROM log_head AS h
     LEFT JOIN event_log AS e ON e.position = %(relayed)s::bigint + 1
     LEFT JOIN upkeep_positions AS u ON u.work = %(work)s
@@ -148,6 +153,7 @@ class Log(NamedTuple):
     removals_lag_events: int
     unfinished_uploads: int
     people: int
+    is_half_imported: bool
 
 
 class Observer:
@@ -216,7 +222,12 @@ class Observer:
             processes=found,
             upkeep=Upkeep(max(0, log.removals_lag_events), log.unfinished_uploads),
             people_connected=log.people,
-            problems=[*_standing(relay, models), *_ended(found), *_late(relay, models)],
+            problems=[
+                *([history.HALF_IMPORT] if log.is_half_imported else []),
+                *_standing(relay, models),
+                *_ended(found),
+                *_late(relay, models),
+            ],
         )
 
     async def _copy(self, connection: Connection) -> Copy:

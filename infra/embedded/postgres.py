@@ -70,6 +70,8 @@ INITDB = (
     "--sync-method=syncfs" if sys.platform == "linux" else "--sync-method=fsync",
 )
 SINGLE_USER = ("postgres", "--single", "-c", "log_min_error_statement=panic")
+# Where it can be seen who works where.
+LIVE = Path("/proc/self/cwd")
 STATUS_LINE = 7  # of postmaster.pid
 CREATE = """\
 CREATE ROLE messenger LOGIN CREATEDB PASSWORD '{password}';
@@ -192,10 +194,17 @@ class _Cluster:
         """Servers of a supervisor that was killed end by themselves: gives them the time."""
         for _ in range(int(ORPHAN_TIMEOUT_SECONDS / ORPHAN_POLL_SECONDS)):
             if not _processes_in(self.data):
+                self._drop_lock()
                 return
             await asyncio.sleep(ORPHAN_POLL_SECONDS)
         pids = ", ".join(map(str, _processes_in(self.data)))
         raise StartError(f"PostgreSQL: {self.data} is in use by process {pids}")
+
+    def _drop_lock(self) -> None:
+        """PostgreSQL itself goes by the number of the process: one that ended and that nobody has
+        heard of yet, or any other that has the number today, would keep it from starting."""
+        if LIVE.exists():
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _programs() -> Path:

@@ -318,9 +318,6 @@ async def test_a_whole_batch_of_500_is_carried_out(api: Api) -> None:
     assert [result["position"] for result in results] == list(range(4, 504))
 
 
-# Anything at all
-
-
 @pytest.mark.parametrize(
     ("type_name", "version"), [("group_updated", 1), ("group_updated", 99), ("group_painted", 1)]
 )
@@ -335,7 +332,15 @@ async def test_what_this_code_can_not_read_makes_commands_wait_where_it_counts_a
     problem(refused, 503, "unavailable")
     assert refused.headers["retry-after"]
     assert type_name in capsys.readouterr().err
-    await ann.do("send-message", chat_id=other_id, content="hi")
+    items = [
+        {"name": "update-group", "data": {"chat_id": chat_id, "name": "Foes"}},
+        {"name": "send-message", "data": {"chat_id": other_id, "content": "hi"}},
+    ]
+    refused_too, sent = await batch(ann.client, *items)
+    assert (refused_too["problem"]["code"], sent["position"]) == ("unavailable", 6)
+
+
+# Anything at all
 
 
 JSON = st.recursive(

@@ -6,8 +6,9 @@ import os
 import random
 import signal
 import stat
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import nats as nats_client
@@ -122,6 +123,27 @@ async def test_a_second_postgresql_on_a_directory_is_refused_and_the_first_goes_
         with pytest.raises(StartError, match=f"in use by process .*{first.pid}"):
             await postgres.Postgres(tmp_path).start()
         assert await value(first.url, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("holds", [["true"], ["sleep", "60"]], ids=["ended, unheard of", "another"])
+async def test_a_lock_that_was_left_holds_nothing_up_whoever_has_its_number_today(
+    tmp_path: Path, holds: list[str]
+) -> None:
+    async with postgres.running(tmp_path) as server:
+        await value(server.url, "CREATE TABLE kept AS SELECT 7 AS n")
+    with locked(tmp_path / "postgres", holds):
+        async with postgres.running(tmp_path) as server:
+            assert await value(server.url, "SELECT n FROM kept") == 7
+
+
+@contextlib.contextmanager
+def locked(data: Path, holder: list[str]) -> Iterator[None]:
+    """By a process that is not PostgreSQL, but of its user."""
+    user = data.stat().st_uid if os.geteuid() == 0 else None
+    with subprocess.Popen(holder, user=user, cwd="/") as process:
+        (data / "postmaster.pid").write_text(f"{process.pid}\n")
+        yield
+        process.kill()
 
 
 async def test_a_lost_password_is_named(tmp_path: Path) -> None:

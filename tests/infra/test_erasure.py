@@ -13,10 +13,13 @@ from psycopg import sql
 
 from commands.delete_account import DeleteAccount
 from commands.register_user import RegisterUser
+from commands.request_contact import RequestContact
 from commands.send_message import SendMessage
 from commands.update_profile import UpdateProfile
+from domain.chat import GroupUpdated, MemberLeft
+from domain.contact import ContactRemoved, Standing
 from domain.event import Recorded
-from domain.ids import UserId, user_stream
+from domain.ids import UserId, chat_stream, contact_stream, user_stream
 from domain.refusals import Conflict, NotFound, UsernameTaken
 from domain.user import AccountDeleted
 from infra import clock, codec, copies, erasure, keyring, replay, verify
@@ -42,6 +45,12 @@ KEY_COUNT = """
     SELECT count(*)
     FROM user_keys
     WHERE user_id = %s
+"""
+
+CLAIMED = """
+    SELECT scope, value
+    FROM unique_values
+    WHERE value LIKE %s
 """
 
 MANY_CLAIMS = """
@@ -247,6 +256,46 @@ async def test_the_sweep_finishes_what_was_only_begun_and_leaves_the_rest_alone(
             connection, "SELECT value FROM unique_values WHERE scope = 'membership'"
         )
         assert [value[:36] for (value,) in claims] == [ben]
+
+
+async def test_what_can_not_be_read_of_a_group_or_contact_holds_no_erasure_up_and_is_left_later(
+    database_url: str, nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Newer code may have written it; here the same code is taught to read it."""
+    monkeypatch.setattr("infra.erasure.YOUNG_SECONDS", 0.0)
+    async with office(database_url, nats_url) as here, connected(database_url) as connection:
+        ann, ben = await here.machine.people(2)
+        newer, usual = [await here.machine.group(ben, ann) for _ in range(2)]
+        await here.machine.run(RequestContact(user_id=ben), ann)
+        updated = codec.encode(
+            GroupUpdated(chat_id=newer, by=ben, name="New", slug="new", avatar_url=None),
+            here.keyring,
+        )
+        removed = codec.encode(
+            ContactRemoved(user_id=ben, contact_id=ann, standing=Standing()), here.keyring
+        )
+        for newest in (
+            daemons.written(chat_stream(newer), "group_updated", updated, version=99),
+            daemons.written(contact_stream(ann, ben), "contact_removed", removed, version=99),
+        ):
+            await here.machine.appender.append(newest)
+        await here.delete(ann)
+        assert await fetch(connection, KEY_COUNT, ann) == [(1,)]
+        assert await claims_of(connection, ann) == {("membership", newer), ("contact", ben)}
+        assert await here.erasure.sweep() == 0
+        for name in ("group_updated", "contact_removed"):
+            monkeypatch.setitem(codec._BY_NAME, (name, 99), codec._BY_NAME[name, 1])
+        assert await here.erasure.sweep() == 1
+        assert await here.erasure.sweep() == 0
+        assert await claims_of(connection, ann) == set()
+        assert {
+            event.stream for event in await machines.events(here.machine, [MemberLeft.type])
+        } == {chat_stream(chat_id) for chat_id in (newer, usual)}
+
+
+async def claims_of(connection: Connection, user_id: UserId) -> set[tuple[str, str]]:
+    rows = await fetch(connection, CLAIMED, f"{user_id}/%")
+    return {(scope, value.partition("/")[2]) for scope, value in rows}
 
 
 async def test_a_claim_with_nothing_behind_it_does_not_hold_the_end_up(

@@ -6,8 +6,10 @@ from contextlib import AsyncExitStack
 import pytest
 
 from api.ops import page
+from infra import history
 from infra import processes as of
 from infra.embedded.postgres import Postgres
+from infra.moving import importing
 from infra.processes import MAX_PROCESSES, Process, Processes, Sighting
 from projections import BY_NAME, NAMES, PROJECTIONS
 from tests.api.served import Api, serving
@@ -128,6 +130,12 @@ async def test_an_event_that_can_not_be_applied_is_told_with_the_process_that_tr
             ),
             "its process is told to fail, and no other",
         )
+
+
+async def test_an_import_that_is_not_finished_is_a_problem(ops: Api, database_url: str) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute(importing.BEGIN)
+    assert history.HALF_IMPORT in (await state(ops))["problems"]
 
 
 async def test_without_nats_the_relay_is_away_and_the_rest_is_told(database_url: str) -> None:
