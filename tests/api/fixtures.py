@@ -9,8 +9,8 @@ from tests.api.served import Api, Person, serving, serving_all
 
 @pytest.fixture
 async def api(database_url: str, nats_url: str) -> AsyncIterator[Api]:
-    """Commands and sessions; nothing moves the read models."""
-    async with serving(database_url, nats_url) as served:
+    """Commands and sessions; nothing moves the read models, so nobody waits for them."""
+    async with serving(database_url, nats_url, read_wait_seconds=0.5) as served:
         yield served
 
 

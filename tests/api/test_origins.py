@@ -24,8 +24,8 @@ SECURITY = {
 
 @pytest.fixture
 async def shared(database_url: str, nats_url: str) -> AsyncIterator[Api]:
-    """Pages of one other origin may use it."""
-    async with serving(database_url, nats_url, allowed_origins=OURS) as api:
+    """Pages of one other origin may use it. Nothing moves the read models."""
+    async with serving(database_url, nats_url, allowed_origins=OURS, read_wait_seconds=0.1) as api:
         yield api
 
 
